@@ -1,0 +1,2 @@
+//! Holdfast's harness.
+fn main() {}
