@@ -1,0 +1,123 @@
+//! Commands and plans that an unproven backend may not run.
+
+use super::backend::Trust;
+use super::identity::Identity;
+use super::rules::{Attempt, Refusal, TableName};
+use super::surface::TableClass;
+
+/// A command that destroys more than rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DestructiveCommand {
+    /// TRUNCATE of one table, named or reached by CASCADE.
+    Truncate,
+    /// DROP of one object, named or reached by CASCADE.
+    Drop,
+}
+
+impl DestructiveCommand {
+    /// As refusals and events name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DestructiveCommand::Truncate => "TRUNCATE",
+            DestructiveCommand::Drop => "DROP",
+        }
+    }
+}
+
+/// The object of a destructive command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// As Postgres describes it, for example `table public.agents`.
+    pub description: String,
+    /// The table, where it is one.
+    pub table: Option<(TableName, TableClass)>,
+}
+
+/// `destructive_command`: whether the session may run the command on the target.
+pub fn check_destructive(identity: &Identity, command: DestructiveCommand, target: &Target) -> Option<Refusal> {
+    let backend = identity.backend.as_ref()?;
+    if backend.trust == Trust::Proven {
+        return None;
+    }
+    // A backend does as it likes with what is its own.
+    if let Some((_, TableClass::Exempt { backend: Some(only) })) = &target.table
+        && *only == backend.name
+    {
+        return None;
+    }
+    let attempt = Attempt {
+        backend: Some(backend.name.clone()),
+        command: command.as_str().to_owned(),
+        table: target.table.as_ref().map(|(name, _)| name.clone()),
+        ..Attempt::default()
+    };
+    Some(Refusal::destructive_command(attempt, &target.description))
+}
+
+/// `unfiltered_write`: whether the session may run an UPDATE or DELETE that no condition limits.
+pub fn check_unfiltered(identity: &Identity, command: &str, table: &TableName, class: &TableClass) -> Option<Refusal> {
+    let backend = identity.backend.as_ref()?;
+    if backend.trust == Trust::Proven || matches!(class, TableClass::Exempt { .. }) {
+        return None;
+    }
+    let attempt = Attempt {
+        backend: Some(backend.name.clone()),
+        command: command.to_owned(),
+        table: Some(table.clone()),
+        ..Attempt::default()
+    };
+    Some(Refusal::unfiltered_write(attempt))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backend::Backend;
+    use super::super::identity::Source;
+    use super::super::rules::Rule;
+    use super::*;
+
+    fn session(trust: Trust) -> Identity {
+        Identity { backend: Some(Backend { name: "rebuilt".into(), trust }), base: None, source: Source::Default }
+    }
+
+    fn name() -> TableName {
+        TableName { schema: "public".into(), name: "agents".into() }
+    }
+
+    #[test]
+    fn destructive_commands_are_for_proven_backends_and_own_tables() {
+        let private = |backend: &str| TableClass::Exempt { backend: Some(backend.into()) };
+        let refused = Some(Rule::DestructiveCommand);
+        let cases = [
+            (Trust::Proven, Some(TableClass::Global), None),
+            (Trust::Unproven, Some(TableClass::Global), refused),
+            (Trust::Unproven, Some(TableClass::Unclassified), refused),
+            (Trust::Unproven, Some(TableClass::Exempt { backend: None }), refused),
+            (Trust::Unproven, Some(private("legacy")), refused),
+            (Trust::Unproven, Some(private("rebuilt")), None),
+            (Trust::Unproven, None, refused),
+            (Trust::Retired, Some(TableClass::Global), refused),
+        ];
+        for (trust, class, expected) in cases {
+            for command in [DestructiveCommand::Truncate, DestructiveCommand::Drop] {
+                let target = Target { description: "it".into(), table: class.clone().map(|c| (name(), c)) };
+                let refusal = check_destructive(&session(trust), command, &target);
+                assert_eq!(refusal.map(|r| r.rule), expected, "{trust} {command:?} {class:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn writes_without_a_condition_are_for_proven_backends_and_exempt_tables() {
+        let cases = [
+            (Trust::Proven, TableClass::Global, None),
+            (Trust::Unproven, TableClass::Global, Some(Rule::UnfilteredWrite)),
+            (Trust::Unproven, TableClass::Unclassified, Some(Rule::UnfilteredWrite)),
+            (Trust::Unproven, TableClass::Exempt { backend: None }, None),
+        ];
+        for (trust, class, expected) in cases {
+            let refusal = check_unfiltered(&session(trust), "DELETE", &name(), &class);
+            assert_eq!(refusal.map(|r| r.rule), expected, "{trust} {class:?}");
+        }
+    }
+}

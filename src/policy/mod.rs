@@ -1,0 +1,27 @@
+//! What is allowed, decided without Postgres: facts in, verdict out.
+//!
+//! Nothing here knows pgrx, a clock or any I/O, so every rule is tested by a table of cases under plain `cargo test`.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`backend`] | what a backend is and how far it is trusted |
+//! | [`identity`] | which backend a session belongs to |
+//! | [`tenant`] | when two keys name the same tenant |
+//! | [`ownership`] | who may write a tenant; whether a cutover may start |
+//! | [`surface`] | which tables, commands and columns a backend may write |
+//! | [`command`] | which commands and plans an unproven backend may run |
+//! | [`mode`] | whether a broken rule is ignored, recorded or refused |
+//! | [`rules`] | the name, SQLSTATE and wording of every refusal |
+//! | [`events`] | what is recorded of a refusal |
+//! | [`set`] | all of a database's policy, as one value |
+
+pub mod backend;
+pub mod command;
+pub mod events;
+pub mod identity;
+pub mod mode;
+pub mod ownership;
+pub mod rules;
+pub mod set;
+pub mod surface;
+pub mod tenant;

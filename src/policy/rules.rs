@@ -1,0 +1,401 @@
+//! Every reason to refuse: its name, its SQLSTATE, and the message, DETAIL and HINT that a client sees.
+//!
+//! All refusals are worded here and nowhere else. Wording follows Postgres's style guide: the message is a lower-case
+//! clause, DETAIL and HINT are sentences, and the hint is the next step, as a command wherever there is one.
+
+use std::fmt::{self, Write};
+use std::str::FromStr;
+
+use super::backend::UnknownWord;
+
+macro_rules! rules {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $sqlstate:literal;)*) => {
+        /// A named reason to refuse. Every refusal names exactly one.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Rule { $($(#[$doc])* $variant,)* }
+
+        impl Rule {
+            /// Every rule, in the order of their SQLSTATEs.
+            pub const ALL: &[Rule] = &[$(Rule::$variant,)*];
+
+            /// The name used in SQL and in the constraint field of a refusal.
+            pub fn name(self) -> &'static str {
+                match self { $(Rule::$variant => $name,)* }
+            }
+
+            /// The SQLSTATE of a refusal: five characters of class WG.
+            pub fn sqlstate(self) -> &'static str {
+                match self { $(Rule::$variant => $sqlstate,)* }
+            }
+        }
+    };
+}
+
+rules! {
+    /// A write to a tenant that another backend owns.
+    NotOwner = "not_owner", "WG001";
+    /// A write to a frozen tenant.
+    TenantFrozen = "tenant_frozen", "WG002";
+    /// A guarded write by a session that belongs to no backend.
+    Unidentified = "unidentified", "WG003";
+    /// A table, command or column outside the write surface.
+    OutsideSurface = "outside_surface", "WG010";
+    /// A write to rows that belong to every tenant.
+    GlobalWrite = "global_write", "WG011";
+    /// An UPDATE or DELETE that no condition limits.
+    UnfilteredWrite = "unfiltered_write", "WG015";
+    /// TRUNCATE or DROP.
+    DestructiveCommand = "destructive_command", "WG016";
+    /// A guarded table whose guard is missing or switched off.
+    GuardTampering = "guard_tampering", "WG023";
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Rule {
+    type Err = UnknownWord;
+
+    fn from_str(name: &str) -> Result<Self, UnknownWord> {
+        Rule::ALL.iter().copied().find(|rule| rule.name() == name).ok_or(UnknownWord)
+    }
+}
+
+/// A table as refusals name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableName {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// What a statement was about to do when a rule stopped it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attempt {
+    /// The session's backend; none = unidentified.
+    pub backend: Option<String>,
+    /// The command, in capitals.
+    pub command: String,
+    /// The table written, if the command is about one.
+    pub table: Option<TableName>,
+    /// The tenant's canonical key, if one is concerned.
+    pub tenant: Option<String>,
+    /// The backend that owns the tenant.
+    pub owner: Option<String>,
+}
+
+/// A broken rule, worded for the client and for the record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The rule.
+    pub rule: Rule,
+    /// The primary message.
+    pub message: String,
+    /// DETAIL: backend, command, table, tenant, owner, rule.
+    pub detail: String,
+    /// HINT: the next step.
+    pub hint: String,
+    /// What was attempted.
+    pub attempt: Attempt,
+}
+
+impl Refusal {
+    fn new(rule: Rule, attempt: Attempt, message: String, reason: &str, hint: String) -> Refusal {
+        let detail = detail(rule, &attempt, reason);
+        Refusal { rule, message, detail, hint, attempt }
+    }
+
+    /// `not_owner`: the tenant belongs to another backend.
+    pub fn not_owner(attempt: Attempt) -> Refusal {
+        let (backend, tenant, owner) = (name(&attempt.backend), name(&attempt.tenant), name(&attempt.owner));
+        let message = format!("backend \"{backend}\" may not write tenant \"{tenant}\"");
+        let hint = format!(
+            "Retry on backend \"{owner}\", or hand the tenant over: SELECT holdfast.cutover({}, {});",
+            literal(tenant),
+            literal(backend)
+        );
+        Refusal::new(Rule::NotOwner, attempt, message, "", hint)
+    }
+
+    /// `tenant_frozen`: nobody may write the tenant now.
+    pub fn tenant_frozen(attempt: Attempt, reason: &str) -> Refusal {
+        let tenant = name(&attempt.tenant);
+        let message = format!("tenant \"{tenant}\" is frozen");
+        let hint = format!(
+            "Retry when the freeze has ended; an operator ends it with SELECT holdfast.unfreeze({});",
+            literal(tenant)
+        );
+        let reason = format!("The tenant is frozen: {reason}.");
+        Refusal::new(Rule::TenantFrozen, attempt, message, &reason, hint)
+    }
+
+    /// `unidentified`: no identity rule matches and there is no default backend.
+    pub fn unidentified(attempt: Attempt, login_role: &str) -> Refusal {
+        let message = format!("role \"{login_role}\" belongs to no backend and may not write guarded tables");
+        let hint = format!(
+            "Say which backend it is: SELECT holdfast.add_identity('...', role := {});",
+            literal(login_role)
+        );
+        Refusal::new(Rule::Unidentified, attempt, message, "", hint)
+    }
+
+    /// `outside_surface`: the table is guarded, but this command (or these columns) were not allowed.
+    pub fn outside_surface(attempt: Attempt, columns: &[&str]) -> Refusal {
+        let (message, hint) = not_allowed(&attempt, columns);
+        let reason = match columns {
+            [] => String::new(),
+            columns => format!("Outside the write surface: {}.", columns.join(", ")),
+        };
+        Refusal::new(Rule::OutsideSurface, attempt, message, &reason, hint)
+    }
+
+    /// `outside_surface`: nobody has said yet what the table is.
+    pub fn unclassified(attempt: Attempt) -> Refusal {
+        let (message, _) = not_allowed(&attempt, &[]);
+        let table = table_literal(&attempt);
+        let hint = format!(
+            "Classify the table first: SELECT holdfast.guard_table({table}, tenant_column := '...'); or holdfast.guard_global({table}), or holdfast.exempt_table({table})."
+        );
+        Refusal::new(Rule::OutsideSurface, attempt, message, "The table is unclassified.", hint)
+    }
+
+    /// `outside_surface`: the backend is retired.
+    pub fn retired(attempt: Attempt) -> Refusal {
+        let backend = name(&attempt.backend);
+        let message = format!("backend \"{backend}\" is retired and may not write");
+        let hint = format!(
+            "Stop its clients, or bring it back: SELECT holdfast.set_trust({}, 'unproven');",
+            literal(backend)
+        );
+        Refusal::new(Rule::OutsideSurface, attempt, message, "", hint)
+    }
+
+    /// `outside_surface`: the table is private to another backend.
+    pub fn private_to(attempt: Attempt, other: &str) -> Refusal {
+        let (message, _) = not_allowed(&attempt, &[]);
+        let reason = format!("The table is private to backend \"{other}\".");
+        Refusal::new(Rule::OutsideSurface, attempt, message, &reason, format!("Write it through backend \"{other}\"."))
+    }
+
+    /// `global_write`: a table whose rows belong to everybody.
+    pub fn global_table(attempt: Attempt, columns: &[&str]) -> Refusal {
+        let backend = name(&attempt.backend);
+        let message = format!("backend \"{backend}\" may not {} global table \"{}\"", verb(&attempt), table(&attempt));
+        let (_, hint) = not_allowed(&attempt, columns);
+        Refusal::new(Rule::GlobalWrite, attempt, message, "Rows of the table belong to every tenant.", hint)
+    }
+
+    /// `global_write`: a row of a tenant table that has no tenant.
+    pub fn global_row(attempt: Attempt, tenant_column: &str) -> Refusal {
+        let backend = name(&attempt.backend);
+        let message = format!(
+            "backend \"{backend}\" may not {} a global row of table \"{}\"",
+            verb(&attempt),
+            table(&attempt)
+        );
+        let reason = format!("Column \"{tenant_column}\" is null, so the row belongs to every tenant.");
+        let hint = format!("Set \"{tenant_column}\", or have a proven backend write the row.");
+        Refusal::new(Rule::GlobalWrite, attempt, message, &reason, hint)
+    }
+
+    /// `unfiltered_write`: every row of the table would be written.
+    pub fn unfiltered_write(attempt: Attempt) -> Refusal {
+        let message = format!("{} without a condition on table \"{}\"", attempt.command, table(&attempt));
+        let hint = "Add a WHERE clause that limits the rows, for example to one tenant.".to_owned();
+        Refusal::new(Rule::UnfilteredWrite, attempt, message, "No condition limits the rows of the table.", hint)
+    }
+
+    /// `destructive_command`. `object` is worded as Postgres words it, for example `table public.agents`.
+    pub fn destructive_command(attempt: Attempt, object: &str) -> Refusal {
+        let backend = name(&attempt.backend);
+        let message = format!("backend \"{backend}\" may not {} {object}", attempt.command);
+        let hint = "Have a database administrator run it through a role of a proven backend.".to_owned();
+        Refusal::new(Rule::DestructiveCommand, attempt, message, "", hint)
+    }
+
+    /// `not_owner`: TRUNCATE reaches every tenant, and some belong to another backend or are frozen.
+    pub fn truncate_reaches(attempt: Attempt) -> Refusal {
+        let (backend, tenant) = (name(&attempt.backend), name(&attempt.tenant));
+        let message =
+            format!("backend \"{backend}\" may not TRUNCATE table \"{}\": it holds rows of other owners' tenants", table(&attempt));
+        let reason = format!("Among them is tenant \"{tenant}\".");
+        let hint = "Delete the rows of your own tenants instead: DELETE ... WHERE names them.".to_owned();
+        Refusal::new(Rule::NotOwner, attempt, message, &reason, hint)
+    }
+
+    /// `guard_tampering`: the table is registered, but its trigger can't be relied on.
+    pub fn guard_tampering(attempt: Attempt, state: &str, tenant_column: &str) -> Refusal {
+        let message = format!("the guard of table \"{}\" is {state}", table(&attempt));
+        let hint = format!(
+            "Put it back: SELECT holdfast.guard_table({}, {});",
+            table_literal(&attempt),
+            literal(tenant_column)
+        );
+        Refusal::new(Rule::GuardTampering, attempt, message, "", hint)
+    }
+}
+
+fn not_allowed(attempt: &Attempt, columns: &[&str]) -> (String, String) {
+    let backend = name(&attempt.backend);
+    let message = format!("backend \"{backend}\" may not {} table \"{}\"", verb(attempt), table(attempt));
+    let columns = match columns {
+        [] => String::new(),
+        columns => format!(", columns := '{{{}}}'", columns.join(",")),
+    };
+    let hint = format!(
+        "If it should, allow it: SELECT holdfast.allow_writes({}, {}, '{{{}}}'{columns});",
+        literal(backend),
+        table_literal(attempt),
+        attempt.command.to_lowercase()
+    );
+    (message, hint)
+}
+
+fn detail(rule: Rule, attempt: &Attempt, reason: &str) -> String {
+    let mut text = String::with_capacity(160);
+    // Writing to a String can't fail.
+    let _ = match &attempt.backend {
+        Some(backend) => write!(text, "Backend \"{backend}\" attempted {}", attempt.command),
+        None => write!(text, "A session of no backend attempted {}", attempt.command),
+    };
+    if let Some(table) = &attempt.table {
+        let _ = write!(text, " on table \"{table}\"");
+    }
+    if let Some(tenant) = &attempt.tenant {
+        let _ = write!(text, " for tenant \"{tenant}\"");
+    }
+    if let Some(owner) = &attempt.owner {
+        let _ = write!(text, ", which backend \"{owner}\" owns");
+    }
+    let _ = write!(text, ". ");
+    if !reason.is_empty() {
+        let _ = write!(text, "{reason} ");
+    }
+    let _ = write!(text, "Rule: {rule}.");
+    text
+}
+
+fn name(value: &Option<String>) -> &str {
+    value.as_deref().unwrap_or("(none)")
+}
+
+fn table(attempt: &Attempt) -> &str {
+    attempt.table.as_ref().map_or("(none)", |t| &t.name)
+}
+
+/// What the command does to a table, as it goes into "may not ... table".
+fn verb(attempt: &Attempt) -> &str {
+    match attempt.command.as_str() {
+        "INSERT" => "insert into",
+        "UPDATE" => "update",
+        "DELETE" => "delete from",
+        command => command,
+    }
+}
+
+/// The table as a `regclass` argument: quoted as an identifier where it must be, then as a literal.
+fn table_literal(attempt: &Attempt) -> String {
+    attempt.table.as_ref().map_or_else(
+        || "'...'".to_owned(),
+        |t| literal(&format!("{}.{}", identifier(&t.schema), identifier(&t.name))),
+    )
+}
+
+fn identifier(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    if starts_well && name.chars().all(plain) { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+/// A string constant that is safe whatever `standard_conforming_strings` says.
+fn literal(value: &str) -> String {
+    let quoted = value.replace('\'', "''");
+    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(command: &str) -> Attempt {
+        Attempt {
+            backend: Some("rebuilt".into()),
+            command: command.into(),
+            table: Some(TableName { schema: "public".into(), name: "Home owners".into() }),
+            tenant: Some("o'hara".into()),
+            owner: Some("legacy".into()),
+        }
+    }
+
+    #[test]
+    fn every_rule_has_its_own_name_and_sqlstate() {
+        let expected = [
+            ("not_owner", "WG001"),
+            ("tenant_frozen", "WG002"),
+            ("unidentified", "WG003"),
+            ("outside_surface", "WG010"),
+            ("global_write", "WG011"),
+            ("unfiltered_write", "WG015"),
+            ("destructive_command", "WG016"),
+            ("guard_tampering", "WG023"),
+        ];
+        let actual: Vec<_> = Rule::ALL.iter().map(|r| (r.name(), r.sqlstate())).collect();
+        assert_eq!(actual, expected);
+        for rule in Rule::ALL {
+            assert_eq!(rule.name().parse(), Ok(*rule));
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_who_what_whose_why_and_what_next() {
+        let r = Refusal::not_owner(attempt("UPDATE"));
+        assert_eq!(r.message, "backend \"rebuilt\" may not write tenant \"o'hara\"");
+        assert_eq!(
+            r.detail,
+            "Backend \"rebuilt\" attempted UPDATE on table \"public.Home owners\" for tenant \"o'hara\", \
+             which backend \"legacy\" owns. Rule: not_owner."
+        );
+        assert_eq!(
+            r.hint,
+            "Retry on backend \"legacy\", or hand the tenant over: SELECT holdfast.cutover('o''hara', 'rebuilt');"
+        );
+    }
+
+    #[test]
+    fn hints_are_commands_that_can_be_typed() {
+        let table = "'public.\"Home owners\"'";
+        let cases = [
+            (Refusal::outside_surface(attempt("DELETE"), &[]), format!("holdfast.allow_writes('rebuilt', {table}, '{{delete}}');")),
+            (
+                Refusal::outside_surface(attempt("UPDATE"), &["price", "sold"]),
+                format!("holdfast.allow_writes('rebuilt', {table}, '{{update}}', columns := '{{price,sold}}');"),
+            ),
+            (Refusal::global_table(attempt("INSERT"), &[]), format!("holdfast.allow_writes('rebuilt', {table}, '{{insert}}');")),
+            (Refusal::unclassified(attempt("INSERT")), format!("holdfast.guard_table({table}, tenant_column := '...');")),
+            (Refusal::tenant_frozen(attempt("INSERT"), "audit"), "holdfast.unfreeze('o''hara');".into()),
+            (Refusal::unidentified(attempt("INSERT"), "bob"), "holdfast.add_identity('...', role := 'bob');".into()),
+            (Refusal::guard_tampering(attempt("INSERT"), "disabled", "t"), format!("holdfast.guard_table({table}, 't');")),
+            (Refusal::retired(attempt("INSERT")), "holdfast.set_trust('rebuilt', 'unproven');".into()),
+        ];
+        for (refusal, command) in cases {
+            assert!(refusal.hint.contains(&command), "{} lacks {command}", refusal.hint);
+            assert!(refusal.detail.ends_with(&format!("Rule: {}.", refusal.rule)), "{}", refusal.detail);
+        }
+    }
+
+    #[test]
+    fn literals_survive_quotes_and_backslashes() {
+        assert_eq!(literal("a'b"), "'a''b'");
+        assert_eq!(literal("\\xde'"), "E'\\\\xde'''");
+    }
+}

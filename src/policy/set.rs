@@ -1,0 +1,61 @@
+//! All of a database's policy, as one value.
+
+use super::backend::Backend;
+use super::identity::{Claims, Identity, IdentityRule, Login, identify};
+use super::mode::{Mode, Modes};
+use super::rules::Refusal;
+use super::surface::Permission;
+
+/// What the policy tables say, but for the tables' classes, which are looked up one by one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicySet {
+    /// The registered backends.
+    pub backends: Vec<Backend>,
+    /// The identity rules, in any order.
+    pub identities: Vec<IdentityRule>,
+    /// The backend of sessions that no rule matches.
+    pub default_backend: Option<String>,
+    /// The owner of tenants that have no row of their own.
+    pub default_owner: Option<String>,
+    /// The modes.
+    pub modes: Modes,
+    /// The write surface of all backends.
+    pub permissions: Vec<Permission>,
+}
+
+/// What to do about a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Pass,
+    /// Record it and go on.
+    Record,
+    /// Record it, then raise it.
+    Refuse,
+}
+
+impl PolicySet {
+    /// Which backend a session belongs to.
+    pub fn identify(&self, login: &Login, claims: &Claims) -> Identity {
+        identify(&self.backends, &self.identities, self.default_backend.as_deref(), login, claims)
+    }
+
+    /// Whether a backend of this name is registered.
+    pub fn knows(&self, backend: &str) -> bool {
+        self.backends.iter().any(|b| b.name == backend)
+    }
+
+    /// What the mode in force makes of a refusal.
+    pub fn verdict(&self, refusal: &Refusal) -> Verdict {
+        match self.modes.of(refusal.attempt.backend.as_deref(), refusal.rule) {
+            Mode::Off => Verdict::Pass,
+            Mode::Observe => Verdict::Record,
+            Mode::Enforce => Verdict::Refuse,
+        }
+    }
+
+    /// What was allowed on one table.
+    pub fn permissions_on(&self, relation: u32) -> Vec<&Permission> {
+        self.permissions.iter().filter(|p| p.relation == relation).collect()
+    }
+}

@@ -1,0 +1,215 @@
+//! The write surface: which tables, commands and columns a backend may write. Decided once per table and statement.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::backend::{Trust, UnknownWord};
+use super::identity::Identity;
+use super::rules::{Attempt, Refusal, TableName};
+use super::tenant::TenantType;
+
+/// A command that writes rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WriteCommand {
+    /// INSERT, COPY FROM, and the inserting part of MERGE and ON CONFLICT.
+    Insert,
+    /// UPDATE, and the updating part of MERGE and ON CONFLICT.
+    Update,
+    /// DELETE, and the deleting part of MERGE.
+    Delete,
+}
+
+impl WriteCommand {
+    /// Every value, as an error message lists them.
+    pub const NAMES: &str = "insert, update, delete";
+
+    /// As refusals and events name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WriteCommand::Insert => "INSERT",
+            WriteCommand::Update => "UPDATE",
+            WriteCommand::Delete => "DELETE",
+        }
+    }
+
+    /// As `allow_writes` takes it and `write_surface` shows it.
+    pub fn word(self) -> &'static str {
+        match self {
+            WriteCommand::Insert => "insert",
+            WriteCommand::Update => "update",
+            WriteCommand::Delete => "delete",
+        }
+    }
+}
+
+impl fmt::Display for WriteCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for WriteCommand {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        match word.to_ascii_lowercase().as_str() {
+            "insert" => Ok(WriteCommand::Insert),
+            "update" => Ok(WriteCommand::Update),
+            "delete" => Ok(WriteCommand::Delete),
+            _ => Err(UnknownWord),
+        }
+    }
+}
+
+/// Whose rows a table holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableClass {
+    /// Rows belong to the tenant in a column.
+    Tenant {
+        /// The column's name.
+        column: String,
+        /// The column's type.
+        of: TenantType,
+    },
+    /// Rows belong to everybody.
+    Global,
+    /// Outside the guard, or private to one backend.
+    Exempt {
+        /// The backend it is private to.
+        backend: Option<String>,
+    },
+    /// Nobody has said.
+    Unclassified,
+}
+
+impl TableClass {
+    /// Whether the table is guarded, so that a session of no backend may not write it.
+    pub fn guarded(&self) -> bool {
+        matches!(self, TableClass::Tenant { .. } | TableClass::Global)
+    }
+}
+
+/// Whether the trigger of a tenant table can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuardState {
+    /// It is there, enabled always.
+    Enabled,
+    /// It is there, but wouldn't fire in every session.
+    Disabled,
+    /// It isn't there.
+    Missing,
+}
+
+impl GuardState {
+    /// As refusals and `coverage` name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            GuardState::Enabled => "enabled",
+            GuardState::Disabled => "disabled",
+            GuardState::Missing => "missing",
+        }
+    }
+}
+
+/// One table as a statement's write meets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Its name.
+    pub name: TableName,
+    /// Whose rows it holds.
+    pub class: TableClass,
+    /// The state of its guard; read for tenant tables only.
+    pub guard: GuardState,
+}
+
+/// What `allow_writes` allowed: one command on one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permission {
+    /// The backend.
+    pub backend: String,
+    /// The table's oid.
+    pub relation: u32,
+    /// The command.
+    pub command: WriteCommand,
+    /// The columns; none = all of them.
+    pub columns: Option<Vec<String>>,
+}
+
+/// One command of a statement on one table, with the columns that it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableWrite<'a> {
+    /// The command.
+    pub command: WriteCommand,
+    /// The columns that it sets; empty for DELETE and for an INSERT of defaults only.
+    pub columns: Vec<&'a str>,
+}
+
+/// The refusals that a write of a table earns before any row is seen, most telling first. `permissions` are those for
+/// this table, whoever they are for. `login_role` is for the hint.
+pub fn check_table(
+    identity: &Identity,
+    table: &Table,
+    permissions: &[&Permission],
+    writes: &[TableWrite],
+    login_role: &str,
+) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    let attempt = |command: WriteCommand| Attempt {
+        backend: identity.name().map(str::to_owned),
+        command: command.as_str().to_owned(),
+        table: Some(table.name.clone()),
+        ..Attempt::default()
+    };
+    let Some(first) = writes.first().map(|w| w.command) else { return refusals };
+
+    if let TableClass::Tenant { column, .. } = &table.class
+        && table.guard != GuardState::Enabled
+    {
+        refusals.push(Refusal::guard_tampering(attempt(first), table.guard.as_str(), column));
+    }
+    match (identity.trust(), &table.class) {
+        (_, TableClass::Exempt { backend: None }) | (Some(Trust::Proven), _) => {}
+        (_, TableClass::Exempt { backend: Some(only) }) if identity.name() == Some(only) => {}
+        (None, class) => {
+            if class.guarded() {
+                refusals.push(Refusal::unidentified(attempt(first), login_role));
+            }
+        }
+        (Some(Trust::Retired), _) => refusals.push(Refusal::retired(attempt(first))),
+        (Some(_), TableClass::Exempt { backend: Some(only) }) => {
+            refusals.push(Refusal::private_to(attempt(first), only));
+        }
+        (Some(_), TableClass::Unclassified) => refusals.push(Refusal::unclassified(attempt(first))),
+        (Some(_), class) => {
+            for write in writes {
+                let Some(columns) = outside(identity, permissions, write) else { continue };
+                let refuse = match class {
+                    TableClass::Global => Refusal::global_table,
+                    _ => Refusal::outside_surface,
+                };
+                refusals.push(refuse(attempt(write.command), &columns));
+            }
+        }
+    }
+    refusals
+}
+
+/// The columns of `write` that lie outside what is allowed: `None` when all is allowed, empty when the command isn't.
+fn outside<'a>(identity: &Identity, permissions: &[&Permission], write: &TableWrite<'a>) -> Option<Vec<&'a str>> {
+    let permission = permissions
+        .iter()
+        .find(|p| p.command == write.command && Some(p.backend.as_str()) == identity.name());
+    match permission {
+        None => Some(Vec::new()),
+        Some(Permission { columns: None, .. }) => None,
+        Some(Permission { columns: Some(allowed), .. }) => {
+            let beyond: Vec<_> =
+                write.columns.iter().copied().filter(|c| !allowed.iter().any(|a| a == c)).collect();
+            (!beyond.is_empty()).then_some(beyond)
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "surface_tests.rs"]
+mod tests;
