@@ -1,2 +1,114 @@
-//! Holdfast's harness.
-fn main() {}
+//! The command line: `cargo demo`, `cargo verify`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use pg_test::demo::{self, DemoOptions};
+use pg_test::suite::{self, Counts, Selection};
+use pg_test::ui::Ui;
+use pg_test::{lifecycle, setup};
+
+/// Holdfast's demo and tests, on throwaway PostgreSQL clusters.
+#[derive(Parser)]
+#[command(bin_name = "cargo")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Shows holdfast at work on real traffic
+    Demo {
+        /// PostgreSQL's major version; without it, one that is here or can be installed
+        #[arg(long)]
+        pg: Option<u16>,
+        /// Leave the cluster up and print the psql line
+        #[arg(long)]
+        keep: bool,
+        /// Tenants of the demo's platform
+        #[arg(long, default_value_t = 5000)]
+        tenants: u32,
+    },
+    /// Runs every test
+    Verify {
+        /// PostgreSQL's major version, or "all"; without it, one that is here or can be installed
+        #[arg(long)]
+        pg: Option<Majors>,
+        /// Only tests whose name contains this
+        #[arg(long)]
+        filter: Option<String>,
+        /// List the tests instead of running them
+        #[arg(long)]
+        list: bool,
+    },
+}
+
+/// Which major versions to verify on.
+#[derive(Clone, Copy, Debug)]
+enum Majors {
+    All,
+    One(u16),
+}
+
+impl std::str::FromStr for Majors {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Majors, Self::Err> {
+        match text {
+            "all" => Ok(Majors::All),
+            number => number.parse().map(Majors::One),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = lifecycle::handle_interrupts().and_then(|()| run(Cli::parse().command));
+    // Threads of tests that hang may still hold clusters.
+    lifecycle::end_everything();
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    let ui = Ui::default();
+    match task {
+        Task::Demo { pg, keep, tenants } => {
+            let postgres = setup::prepare(pg, &ui)?;
+            demo::run(&postgres, DemoOptions { keep, tenants }, &ui)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Verify { list: true, filter, .. } => {
+            suite::list(&Selection { filter })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Verify { pg, filter, list: false } => verify(pg, &Selection { filter }, &ui),
+    }
+}
+
+fn verify(majors: Option<Majors>, selection: &Selection, ui: &Ui) -> Result<ExitCode> {
+    let mut sum = Counts::default();
+    match majors {
+        None => sum = suite::verify(&setup::prepare(None, ui)?, selection, ui)?,
+        Some(Majors::One(major)) => {
+            sum = suite::verify(&setup::prepare(Some(major), ui)?, selection, ui)?;
+        }
+        Some(Majors::All) => {
+            for major in setup::PREFERENCE {
+                match setup::prepare(Some(major), ui) {
+                    Ok(postgres) => sum.add(suite::verify(&postgres, selection, ui)?),
+                    Err(error) => println!("PostgreSQL {major} can't be had here: {error:#}"),
+                }
+            }
+        }
+    }
+    println!("\n{} passed, {} failed", sum.passed, sum.failed);
+    Ok(if sum.failed == 0 && sum.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

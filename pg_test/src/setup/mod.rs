@@ -1,0 +1,30 @@
+//! From a fresh clone to a private PostgreSQL with holdfast in it.
+
+mod build;
+mod install;
+mod locate;
+mod packages;
+mod tools;
+
+use anyhow::Result;
+
+use crate::account::Account;
+use crate::lifecycle::RunFolder;
+use crate::ui::Ui;
+
+pub use build::{BuildEnvironment, workspace};
+pub use install::Postgres;
+pub use locate::PREFERENCE;
+
+/// Finds or installs what is missing, builds the extension and makes a private installation.
+/// Without `major`, the first of [`PREFERENCE`] that can be had.
+pub fn prepare(major: Option<u16>, ui: &Ui) -> Result<Postgres> {
+    let account = Account::choose()?;
+    let server = packages::provide(major, ui)?;
+    ui.say(&format!("{} ({})", server.version, server.bindir.display()));
+    let cargo_pgrx = tools::provide_cargo_pgrx(ui)?;
+    let environment = BuildEnvironment::prepare(&server)?;
+    let package = build::package(&server, &environment, &cargo_pgrx, ui)?;
+    let folder = RunFolder::create()?;
+    ui.step("Making a private installation", |_| Postgres::install(&server, environment, &package, folder, account))
+}

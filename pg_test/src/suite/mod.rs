@@ -1,0 +1,64 @@
+//! The suite: tests over real connections, one file a promise or an attack.
+//!
+//! A new file is a module here and a line in [`registry`].
+
+mod harness;
+mod runner;
+
+use anyhow::Result;
+
+use crate::cluster::{Cluster, ClusterOptions};
+
+pub use runner::{Counts, Selection, list, verify};
+
+/// Every file of tests, under its name.
+fn registry() -> Vec<(&'static str, Vec<Test>)> {
+    vec![("harness", harness::tests())]
+}
+
+/// What a test runs on.
+#[derive(Clone)]
+pub enum Needs {
+    /// The suite's one cluster: started once, default settings, used by several tests at a time.
+    Shared(fn(&Cluster) -> Result<()>),
+    /// A cluster for this test alone, which it may restart.
+    Own(ClusterOptions, fn(&mut Cluster) -> Result<()>),
+}
+
+/// A test: its name and what it needs.
+#[derive(Clone)]
+pub struct Test {
+    /// A promise in snake case: `truncate_blocked`.
+    pub name: &'static str,
+    /// What it runs on, and what it does there.
+    pub needs: Needs,
+    /// Modules it can't do without; it is skipped, and that reported, where one isn't installed.
+    pub modules: Vec<&'static str>,
+    /// Whether killed server processes are part of the test. Otherwise a crash fails it.
+    pub crashes: bool,
+}
+
+impl Test {
+    /// A test on the shared cluster. It makes its own database and roles and changes no settings
+    /// of the cluster.
+    pub fn shared(name: &'static str, run: fn(&Cluster) -> Result<()>) -> Test {
+        Test { name, needs: Needs::Shared(run), modules: Vec::new(), crashes: false }
+    }
+
+    /// A test on a cluster of its own.
+    pub fn own(name: &'static str, options: ClusterOptions, run: fn(&mut Cluster) -> Result<()>) -> Test {
+        Test { name, needs: Needs::Own(options, run), modules: Vec::new(), crashes: false }
+    }
+
+    /// Skips the test where the loadable module isn't installed.
+    pub fn needs_module(mut self, module: &'static str) -> Test {
+        self.modules.push(module);
+        self
+    }
+
+    /// Says that the test kills server processes itself.
+    pub fn expects_crashes(mut self) -> Test {
+        self.crashes = true;
+        self
+    }
+}
