@@ -5,6 +5,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,8 +19,6 @@ use crate::account::Account;
 use crate::wait::within;
 
 const PREFIX: &str = "holdfast-";
-/// In each run's folder: held locked by the process that works there.
-const LOCK: &str = "lock";
 /// In a run's folder that is to stay (`demo --keep`).
 const KEEP: &str = "keep";
 /// A socket's whole path must fit in 107 bytes; this leaves room for ours below the run's folder.
@@ -30,6 +29,8 @@ struct Live {
     postmasters: Vec<Pid>,
     folders: Vec<PathBuf>,
 }
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 static LIVE: Mutex<Live> = Mutex::new(Live { postmasters: Vec::new(), folders: Vec::new() });
 
@@ -72,11 +73,20 @@ pub fn end_everything() {
 /// On ^C, SIGTERM and SIGHUP: end everything, then exit as a shell expects of an interrupted program.
 pub fn handle_interrupts() -> Result<()> {
     ctrlc::set_handler(|| {
+        INTERRUPTED.store(true, Ordering::SeqCst);
         eprintln!("\ninterrupted: stopping the servers");
         end_everything();
         std::process::exit(130);
     })
     .context("installing the signal handler")
+}
+
+/// Keeps the calling thread from going on, or from reporting what fails only because the servers
+/// are being stopped; the process is about to end.
+pub fn hold_if_interrupted() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
 }
 
 /// Whether our child has ended; reaps it if nobody else has.
@@ -156,14 +166,11 @@ impl Drop for RunFolder {
     }
 }
 
+/// Locks a folder itself, without a file in it that could be missing from a half removed one.
 fn lock(folder: &Path) -> Result<Option<Flock<File>>> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags(OFlag::O_NOFOLLOW.bits())
-        .open(folder.join(LOCK))?;
-    Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok())
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let folder = OpenOptions::new().read(true).custom_flags(flags.bits()).open(folder)?;
+    Ok(Flock::lock(folder, FlockArg::LockExclusiveNonblock).ok())
 }
 
 /// Removes the folders of runs that were killed: ours by name and owner, no longer locked, not kept.
@@ -172,8 +179,7 @@ fn sweep(base: &Path) {
     for entry in entries.flatten() {
         let path = entry.path();
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX)
-            && entry.metadata().is_ok_and(|m| m.is_dir() && m.uid() == geteuid().as_raw())
-            && path.join(LOCK).exists();
+            && entry.metadata().is_ok_and(|m| m.is_dir() && m.uid() == geteuid().as_raw());
         if ours && !path.join(KEEP).exists() && matches!(lock(&path), Ok(Some(_))) {
             remove(&path);
         }

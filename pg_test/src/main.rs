@@ -66,6 +66,7 @@ impl std::str::FromStr for Majors {
 
 fn main() -> ExitCode {
     let outcome = lifecycle::handle_interrupts().and_then(|()| run(Cli::parse().command));
+    lifecycle::hold_if_interrupted();
     // Threads of tests that hang may still hold clusters.
     lifecycle::end_everything();
     match outcome {

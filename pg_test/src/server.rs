@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use crate::endpoint::Endpoint;
 use crate::launcher::{spawn, spawn_surviving};
-use crate::lifecycle::{postmaster_ended, postmaster_started};
+use crate::lifecycle::{hold_if_interrupted, postmaster_ended, postmaster_started};
 use crate::setup::Postgres;
 use crate::wait::within;
 
@@ -44,6 +44,7 @@ impl Server {
     /// Starts postgres on `data` and waits until it answers at `endpoint`. A `keepable` server may
     /// be left running; it isn't stopped when the harness is killed.
     pub fn start(postgres: &Postgres, data: &Path, log: &Path, endpoint: &Endpoint, keepable: bool) -> Result<Server> {
+        hold_if_interrupted();
         let output = OpenOptions::new().create(true).append(true).open(log)?;
         let mut command = postgres.server_command("postgres");
         // A process group of its own: ^C in the terminal is for the harness, which then stops us.
@@ -129,6 +130,7 @@ impl Drop for Server {
             return;
         }
         if self.stop(Shutdown::Immediate).or_else(|_| self.kill9()).is_err() {
+            hold_if_interrupted();
             eprintln!("could not stop the server with process id {}", self.child.id());
         }
     }

@@ -11,6 +11,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use super::{Needs, Test, registry};
 use crate::cluster::{Cluster, ClusterOptions};
+use crate::lifecycle::hold_if_interrupted;
 use crate::policy;
 use crate::regress::{self, Driver};
 use crate::setup::Postgres;
@@ -124,6 +125,7 @@ fn counted(
     let tally = Arc::clone(tally);
     Trial::ignorable_test(name, move || {
         let outcome = with_deadline(work);
+        hold_if_interrupted();
         let mut tally = lock(&tally);
         let counts = tally.entry(section).or_default();
         match &outcome {
