@@ -15,12 +15,10 @@ const VERSION: &str = "0.17.0";
 
 /// The path of a cargo-pgrx of the pinned version: from PATH, from a previous run, or newly built.
 pub fn provide_cargo_pgrx(ui: &Ui) -> Result<PathBuf> {
-    let root = target_folder().join("tools");
-    let own = root.join("bin/cargo-pgrx");
-    let found = [on_path("cargo-pgrx"), Some(own.clone())].into_iter().flatten();
-    if let Some(path) = found.into_iter().find(|path| has_version(path)) {
+    if let Some(path) = find_cargo_pgrx() {
         return Ok(path);
     }
+    let root = target_folder().join("tools");
     ui.step(&format!("Building cargo-pgrx {VERSION} (once, a few minutes)"), |step| {
         let mut install = cargo();
         clean_environment(&mut install);
@@ -28,10 +26,16 @@ pub fn provide_cargo_pgrx(ui: &Ui) -> Result<PathBuf> {
         install.arg(format!("={VERSION}")).arg("--root").arg(&root);
         run_noting(install, step)?.succeeded("cargo install cargo-pgrx")
     })?;
-    if !has_version(&own) {
-        bail!("cargo-pgrx was installed in {} but doesn't run", own.display());
+    match find_cargo_pgrx() {
+        Some(path) => Ok(path),
+        None => bail!("cargo-pgrx was installed in {} but doesn't run", root.display()),
     }
-    Ok(own)
+}
+
+/// A cargo-pgrx of the pinned version that is there already.
+pub fn find_cargo_pgrx() -> Option<PathBuf> {
+    let own = target_folder().join("tools/bin/cargo-pgrx");
+    [on_path("cargo-pgrx"), Some(own)].into_iter().flatten().find(|path| has_version(path))
 }
 
 fn has_version(cargo_pgrx: &Path) -> bool {
