@@ -87,7 +87,7 @@ impl Play<'_> {
     fn legacy_alone(&mut self) -> Result<()> {
         self.screen.act("Traffic on the legacy backend. Every tenant is its own; the guard observes.");
         self.traffic.open(USERS, &mut self.random)?;
-        self.watch(6)?;
+        self.watch(7)?;
         self.traffic.meter.begin("observe mode")
     }
 
@@ -123,7 +123,7 @@ impl Play<'_> {
         let refused = count(&outcomes, |outcome| matches!(outcome, Outcome::Refused(_)));
         self.screen.say(&format!("Of {MISDIRECTED} writes to tenants of legacy {refused} were refused."));
         ensure!(refused == MISDIRECTED, "enforce mode let writes pass: {outcomes:?}");
-        self.watch(5)
+        self.watch(6)
     }
 
     fn refusals(&mut self) -> Result<()> {
@@ -150,7 +150,7 @@ impl Play<'_> {
         for tenant in canaries {
             let handed = self.driver.cut_over(tenant, Backend::Rebuilt)?;
             self.told(&format!("cutover('{tenant}', 'rebuilt')"), &handed);
-            self.watch(2)?;
+            self.watch(3)?;
         }
         self.screen.say("The former owner, should it still try:");
         let mut former = self.stage.login(Backend::Legacy.role(), "psql")?;
@@ -224,7 +224,7 @@ impl Play<'_> {
         }
         self.screen.say(&format!("{rerouted} requests came to the former owner and were served by the new one."));
         self.traffic.aim_at(&wave);
-        self.watch(5)
+        self.watch(6)
     }
 
     fn rollback(&mut self) -> Result<()> {
@@ -232,10 +232,10 @@ impl Play<'_> {
         self.screen.act("A canary goes back to legacy, as easily as it came.");
         self.traffic.aim_at(&self.casting.canaries);
         self.traffic.meter.begin("rollback")?;
-        self.watch(2)?;
+        self.watch(3)?;
         let handed = self.driver.roll_back(tenant)?;
         self.told(&format!("rollback_cutover('{tenant}')"), &handed);
-        self.watch(3)?;
+        self.watch(4)?;
         self.traffic.meter.begin("end")
     }
 
