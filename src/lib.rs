@@ -1,1 +1,32 @@
+//! Holdfast guards one shared database while tenants move from a legacy to a rebuilt backend.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`policy`] | what is allowed: pure decisions, no Postgres |
+//! | [`pg`] | everything that touches Postgres: hooks, row guard, locks, worker; all unsafe code |
+//! | [`api`] | the SQL functions; short, they call the other two |
+//!
+//! Dependencies point one way: `api` → `pg` → `policy`. ARCHITECTURE.md follows a statement through them.
+
+pub mod api;
+pub mod pg;
+pub mod policy;
+
 pgrx::pg_module_magic!();
+
+pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
+pgrx::extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/views.sql", name = "views", requires = ["triggers"]);
+pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["views"]);
+pgrx::extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
+
+/// Runs when Postgres loads the library.
+#[allow(non_snake_case, unsafe_code, reason = "the name that Postgres looks for")]
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn _PG_init() {
+    pg::require_preload();
+    pg::gucs::define();
+    pg::audit::install();
+    pg::hooks::install();
+}

@@ -75,20 +75,26 @@ impl Modes {
     /// The mode of `rule` for `backend`. The most specific setting wins: backend and rule, rule, backend, global.
     pub fn of(&self, backend: Option<&str>, rule: Rule) -> Mode {
         let specificity = |o: &&Override| (o.rule.is_some(), o.backend.is_some());
-        self.overrides
-            .iter()
+        self.concerning(backend)
             .filter(|o| o.rule.is_none_or(|r| r == rule))
-            .filter(|o| o.backend.as_deref().is_none_or(|b| Some(b) == backend))
             .max_by_key(specificity)
             .map_or(self.global, |o| o.mode)
     }
 
+    /// The mode for `backend` of rules that have no setting of their own.
+    pub fn general(&self, backend: Option<&str>) -> Mode {
+        let settings = self.concerning(backend).filter(|o| o.rule.is_none());
+        settings.max_by_key(|o| o.backend.is_some()).map_or(self.global, |o| o.mode)
+    }
+
     /// Whether no rule at all is on for `backend`, so that its writes need not be looked at.
     pub fn all_off(&self, backend: Option<&str>) -> bool {
-        let concerns = |o: &&Override| o.backend.as_deref().is_none_or(|b| Some(b) == backend);
-        let every_rule = self.overrides.iter().filter(concerns).filter(|o| o.rule.is_none());
-        let base = every_rule.max_by_key(|o| o.backend.is_some()).map_or(self.global, |o| o.mode);
-        base == Mode::Off && self.overrides.iter().filter(concerns).filter(|o| o.rule.is_some()).all(|o| o.mode == Mode::Off)
+        self.general(backend) == Mode::Off
+            && self.concerning(backend).filter(|o| o.rule.is_some()).all(|o| o.mode == Mode::Off)
+    }
+
+    fn concerning<'a>(&'a self, backend: Option<&str>) -> impl Iterator<Item = &'a Override> {
+        self.overrides.iter().filter(move |o| o.backend.as_deref().is_none_or(|b| Some(b) == backend))
     }
 }
 

@@ -225,12 +225,15 @@ impl Refusal {
 
     /// `not_owner`: TRUNCATE reaches every tenant, and some belong to another backend or are frozen.
     pub fn truncate_reaches(attempt: Attempt) -> Refusal {
-        let (backend, tenant) = (name(&attempt.backend), name(&attempt.tenant));
-        let message =
-            format!("backend \"{backend}\" may not TRUNCATE table \"{}\": it holds rows of other owners' tenants", table(&attempt));
-        let reason = format!("Among them is tenant \"{tenant}\".");
+        let backend = name(&attempt.backend);
+        let message = format!("backend \"{backend}\" may not TRUNCATE table \"{}\" of other owners' tenants", table(&attempt));
+        let reason = match &attempt.tenant {
+            Some(tenant) => format!("It may hold rows of tenant \"{tenant}\", among others."),
+            None => "It may hold rows of every tenant that was never handed over.".to_owned(),
+        };
+        let reason = reason.as_str();
         let hint = "Delete the rows of your own tenants instead: DELETE ... WHERE names them.".to_owned();
-        Refusal::new(Rule::NotOwner, attempt, message, &reason, hint)
+        Refusal::new(Rule::NotOwner, attempt.clone(), message, reason, hint)
     }
 
     /// `guard_tampering`: the table is registered, but its trigger can't be relied on.

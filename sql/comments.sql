@@ -1,0 +1,48 @@
+COMMENT ON SCHEMA holdfast IS 'Guards this database while tenants move from a legacy to a rebuilt backend';
+
+COMMENT ON TABLE holdfast.migration IS 'Where the migration stands; at most one row';
+COMMENT ON TABLE holdfast.backend IS 'Registered application backends';
+COMMENT ON TABLE holdfast.mode_override IS 'Exceptions from the global mode';
+COMMENT ON TABLE holdfast.identity IS 'Which sessions belong to which backend';
+COMMENT ON TABLE holdfast.classified_table IS 'Whose rows each table holds';
+COMMENT ON TABLE holdfast.write_permission IS 'What each unproven backend may write';
+COMMENT ON TABLE holdfast.ownership IS 'Tenants that differ from the default owner or have history';
+COMMENT ON TABLE holdfast.ownership_change IS 'Every cutover, rollback, freeze and unfreeze';
+COMMENT ON TABLE holdfast.event IS 'Every refusal and would-be refusal';
+
+COMMENT ON VIEW holdfast.status IS 'Where the migration stands, a line each';
+COMMENT ON VIEW holdfast.backends IS 'Registered application backends';
+COMMENT ON VIEW holdfast.identities IS 'Identity rules in the order in which they are tried';
+COMMENT ON VIEW holdfast.tenants IS 'Tenants that differ from the default owner or have history';
+COMMENT ON VIEW holdfast.ownership_history IS 'Every cutover, rollback, freeze and unfreeze, newest first';
+COMMENT ON VIEW holdfast.write_surface IS 'What each unproven backend may write';
+COMMENT ON VIEW holdfast.coverage IS 'Every table, whose rows it holds, and whether its guard stands';
+COMMENT ON VIEW holdfast.blocked_writes IS 'Every refusal and would-be refusal, newest first';
+COMMENT ON VIEW holdfast.blocked_summary IS 'Refusals and would-be refusals, counted by hour, backend, rule, table and tenant';
+
+COMMENT ON FUNCTION holdfast.begin_migration IS 'Registers both backends and begins to observe; legacy owns every tenant';
+COMMENT ON FUNCTION holdfast.add_backend IS 'Registers a backend; trust is proven, unproven or retired';
+COMMENT ON FUNCTION holdfast.set_trust IS 'Changes how far a backend is trusted';
+COMMENT ON FUNCTION holdfast.set_default_backend IS 'Sets the backend of sessions that no identity rule matches; NULL = none';
+COMMENT ON FUNCTION holdfast.set_mode IS 'Sets off, observe or enforce: everywhere, or for a backend, a rule, or both';
+COMMENT ON FUNCTION holdfast.add_identity IS 'Says which sessions belong to a backend; returns the rule''s number';
+COMMENT ON FUNCTION holdfast.drop_identity IS 'Removes an identity rule';
+COMMENT ON FUNCTION holdfast.current_backend IS 'The backend of this session; NULL = unidentified';
+COMMENT ON FUNCTION holdfast.whoami IS 'Who this session is, and why';
+COMMENT ON FUNCTION holdfast.guard_table IS 'Guards a table whose rows belong to the tenant in a column';
+COMMENT ON FUNCTION holdfast.guard_global IS 'Declares that a table''s rows belong to everybody';
+COMMENT ON FUNCTION holdfast.exempt_table IS 'Takes a table out of the guard, or makes it private to one backend';
+COMMENT ON FUNCTION holdfast.unguard_table IS 'Makes a table unclassified again';
+COMMENT ON FUNCTION holdfast.allow_writes IS 'Lets a backend run commands on a table, on some of its columns or all';
+COMMENT ON FUNCTION holdfast.disallow_writes IS 'Takes commands on a table back from a backend';
+COMMENT ON FUNCTION holdfast.owner_of IS 'The backend that owns a tenant';
+COMMENT ON FUNCTION holdfast.cutover IS 'Hands a tenant to another backend; writers are held for max_pause at most';
+COMMENT ON FUNCTION holdfast.rollback_cutover IS 'Hands a tenant back to the backend that owned it before';
+COMMENT ON FUNCTION holdfast.freeze IS 'Stops all writes to a tenant, until a time or until it is unfrozen';
+COMMENT ON FUNCTION holdfast.unfreeze IS 'Ends a freeze';
+COMMENT ON FUNCTION holdfast.flush_events IS 'Waits until the events queued now are committed; returns how many';
+COMMENT ON FUNCTION holdfast.grant_operator IS 'Lets a role call every function and read every view';
+COMMENT ON FUNCTION holdfast.grant_auditor IS 'Lets a role read every view';
+COMMENT ON FUNCTION holdfast.lock_holders IS 'Who holds a tenant''s lock, as a sentence';
+COMMENT ON FUNCTION holdfast.guard_row IS 'The row guard';
+COMMENT ON FUNCTION holdfast.policy_changed IS 'Makes every session read the policy again';

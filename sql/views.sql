@@ -1,0 +1,130 @@
+-- What a DBA reads. Views run with their owner's rights, so an auditor needs no access to the tables.
+
+-- Who waits in the way of a cutover, as a sentence. The lock's tag as pg_locks shows it.
+CREATE FUNCTION holdfast.lock_holders(class_id bigint, object_id bigint, object_sub_id integer) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH holder AS (
+        SELECT l.pid, l.virtualtransaction
+        FROM pg_locks l
+        WHERE l.locktype = 'advisory' AND l.granted
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND l.classid::bigint = class_id AND l.objid::bigint = object_id AND l.objsubid = object_sub_id
+          AND l.pid IS DISTINCT FROM pg_backend_pid()
+    ), described AS (
+        SELECT format('pid %s (application_name "%s", role %s, %s, transaction open for %s)',
+                   h.pid, a.application_name, a.usename, a.state,
+                   date_trunc('milliseconds', clock_timestamp() - a.xact_start)) AS description,
+               a.xact_start AS since
+        FROM holder h JOIN pg_stat_activity a USING (pid)
+        UNION ALL
+        -- A prepared transaction has no process; its virtual transaction is -1/xid.
+        SELECT format('prepared transaction "%s" (role %s, prepared %s ago)', p.gid, p.owner,
+                   date_trunc('milliseconds', clock_timestamp() - p.prepared)),
+               p.prepared
+        FROM holder h JOIN pg_prepared_xacts p ON h.pid IS NULL AND h.virtualtransaction = '-1/' || p.transaction::text
+    )
+    SELECT coalesce(string_agg(description, '; ' ORDER BY since), '') FROM described
+$$;
+
+CREATE VIEW holdfast.identities AS
+SELECT id, backend, role, database, application_name, client_network, priority
+FROM holdfast.identity
+ORDER BY priority, id;
+
+CREATE VIEW holdfast.backends AS
+SELECT b.backend, b.trust, b.backend = m.default_backend AS is_default, b.backend = m.default_owner AS is_default_owner,
+    b.added_at
+FROM holdfast.backend b LEFT JOIN holdfast.migration m ON true
+ORDER BY b.added_at, b.backend;
+
+CREATE VIEW holdfast.tenants AS
+SELECT tenant, owner,
+    CASE WHEN freeze_reason IS NOT NULL AND (frozen_until IS NULL OR frozen_until > pg_catalog.clock_timestamp())
+        THEN 'frozen' ELSE 'active' END AS state,
+    epoch, previous_owner, freeze_reason, frozen_until, changed_at, changed_by
+FROM holdfast.ownership
+ORDER BY tenant;
+
+CREATE VIEW holdfast.ownership_history AS
+SELECT id, at, tenant, action, from_backend, to_backend, epoch, paused, restore_point, lsn, reason, changed_by
+FROM holdfast.ownership_change
+ORDER BY id DESC;
+
+CREATE VIEW holdfast.write_surface AS
+SELECT p.backend, p.relation, c.class, p.command, p.columns
+FROM holdfast.write_permission p LEFT JOIN holdfast.classified_table c USING (relation)
+ORDER BY p.backend, p.relation::text, p.command;
+
+-- Every table of the database but the system's and our own; a finding is what a DBA should look at.
+CREATE VIEW holdfast.coverage AS
+SELECT r.oid::regclass AS relation, coalesce(c.class, 'unclassified') AS class, c.tenant_column, c.backend,
+    CASE WHEN c.class IS DISTINCT FROM 'tenant' THEN NULL
+         WHEN g.tgenabled = 'A' THEN 'enabled'
+         WHEN g.tgenabled IS NULL THEN 'missing'
+         ELSE 'disabled' END AS guard,
+    CASE WHEN c.class IS NULL THEN 'not classified: an unproven backend may not write it'
+         WHEN c.class = 'tenant' AND a.attnum IS NULL THEN 'its tenant column is gone'
+         WHEN c.class = 'tenant' AND g.tgenabled IS NULL THEN 'its guard is missing: nobody may write it'
+         WHEN c.class = 'tenant' AND g.tgenabled <> 'A' THEN 'its guard is disabled: nobody may write it'
+    END AS finding
+FROM pg_catalog.pg_class r
+JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
+LEFT JOIN LATERAL (SELECT relid FROM pg_catalog.pg_partition_ancestors(r.oid) WITH ORDINALITY AS up (relid, n)
+    WHERE relid IN (SELECT relation FROM holdfast.classified_table) ORDER BY up.n LIMIT 1) root ON r.relispartition
+LEFT JOIN holdfast.classified_table c ON c.relation = coalesce(root.relid, r.oid)
+LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attname = c.tenant_column AND NOT a.attisdropped
+LEFT JOIN pg_catalog.pg_trigger g ON g.tgrelid = r.oid AND g.tgname = '~holdfast_guard'
+WHERE r.relkind IN ('r', 'p') AND r.relpersistence <> 't'
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'holdfast')
+ORDER BY r.oid::regclass::text;
+
+CREATE VIEW holdfast.blocked_writes AS
+SELECT id, at, backend, rule, sqlstate, outcome, command,
+    CASE WHEN table_name IS NOT NULL THEN pg_catalog.format('%I.%I', schema_name, table_name) END AS relation,
+    tenant, owner, occurrences, usename, application_name, client_addr, pid, query, message
+FROM holdfast.event
+ORDER BY at DESC, id DESC;
+
+CREATE VIEW holdfast.blocked_summary AS
+SELECT pg_catalog.date_trunc('hour', at) AS hour, backend, rule,
+    CASE WHEN table_name IS NOT NULL THEN pg_catalog.format('%I.%I', schema_name, table_name) END AS relation,
+    tenant, outcome, pg_catalog.sum(occurrences)::bigint AS occurrences,
+    pg_catalog.min(at) AS first_at, pg_catalog.max(last_at) AS last_at
+FROM holdfast.event
+GROUP BY 1, 2, 3, 4, 5, 6
+ORDER BY 1 DESC, 7 DESC;
+
+CREATE VIEW holdfast.status AS
+WITH migration AS (
+    SELECT m.* FROM (VALUES (true)) AS one (row) LEFT JOIN holdfast.migration m ON true
+), owners AS (
+    SELECT owner, pg_catalog.count(*) AS tenants,
+        pg_catalog.count(*) FILTER (WHERE freeze_reason IS NOT NULL
+            AND (frozen_until IS NULL OR frozen_until > pg_catalog.clock_timestamp())) AS frozen
+    FROM holdfast.ownership GROUP BY owner
+), events AS (
+    SELECT coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'refused'), 0) AS refused,
+        coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'observed'), 0) AS observed
+    FROM holdfast.event WHERE at > pg_catalog.clock_timestamp() - interval '1 day'
+), tables AS (
+    SELECT pg_catalog.count(*) FILTER (WHERE class = 'unclassified') AS unclassified,
+        pg_catalog.count(*) FILTER (WHERE class <> 'unclassified' AND finding IS NOT NULL) AS broken,
+        pg_catalog.count(*) AS total
+    FROM holdfast.coverage
+)
+SELECT item, value FROM (
+    SELECT 1, 'phase', coalesce(phase, 'preparing') FROM migration
+    UNION ALL SELECT 2, 'mode', coalesce(mode, 'off') FROM migration
+    UNION ALL SELECT 3, 'ends on', pg_catalog.format('%s, %s', ends_on,
+        CASE WHEN ends_on >= current_date THEN pg_catalog.format('%s days left', ends_on - current_date)
+             ELSE pg_catalog.format('%s days ago', current_date - ends_on) END)
+        FROM migration WHERE ends_on IS NOT NULL
+    UNION ALL SELECT 4, 'default backend', coalesce(default_backend, 'none') FROM migration
+    UNION ALL SELECT 5, 'default owner', default_owner FROM migration WHERE default_owner IS NOT NULL
+    UNION ALL SELECT 6, 'tenants of ' || owner,
+        pg_catalog.format('%s listed, %s frozen', tenants, frozen) FROM owners
+    UNION ALL SELECT 7, 'tables', pg_catalog.format('%s in all, %s unclassified, %s with a broken guard',
+        total, unclassified, broken) FROM tables
+    UNION ALL SELECT 8, 'last 24 hours', pg_catalog.format('%s refused, %s observed', refused, observed) FROM events
+) AS line (n, item, value)
+ORDER BY n, item;

@@ -1,0 +1,103 @@
+//! The SQL functions, one file per part of the contract. They check their arguments, call `policy` and `pg`, and change
+//! the policy tables through SPI.
+//!
+//! All but the three that sql/grants.sql names are for operators: they run as the extension's owner, with a pinned
+//! search_path, and nobody else may execute them. An argument that must not be null is an `Option` all the same, so that
+//! NULL is an error and not, as it would be for a STRICT function, silently nothing.
+
+mod access;
+mod audit;
+mod guarding;
+mod identity;
+mod migration;
+mod ownership;
+mod surface;
+
+use pgrx::datum::DatumWithOid;
+use pgrx::spi::SpiTupleTable;
+use pgrx::{FromDatum, IntoDatum, PgSqlErrorCode, Spi};
+
+use crate::pg::report::error;
+use crate::pg::session::{self, Session};
+
+/// The argument, which must not be null.
+fn required<T>(argument: Option<T>, name: &str) -> T {
+    match argument {
+        Some(value) => value,
+        None => error(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            format!("parameter \"{name}\" must not be null"),
+            "",
+            "",
+        ),
+    }
+}
+
+/// A word that must be one of a list.
+fn parsed<T: std::str::FromStr>(word: &str, what: &str, known: &str) -> T {
+    match word.parse() {
+        Ok(value) => value,
+        Err(_) => error(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("unknown {what} \"{word}\""),
+            "",
+            format!("Known are: {known}."),
+        ),
+    }
+}
+
+/// The session's facts, fresh.
+fn facts() -> Session {
+    match session::load() {
+        Some(session) => session,
+        None => error(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the extension holdfast is not complete in this database",
+            "",
+            "Run CREATE EXTENSION holdfast.",
+        ),
+    }
+}
+
+/// A registered backend's name.
+fn known_backend<'a>(session: &Session, backend: &'a str) -> &'a str {
+    if !session.policy.set.knows(backend) {
+        let mut known: Vec<_> = session.policy.set.backends.iter().map(|b| b.name.as_str()).collect();
+        known.sort_unstable();
+        let hint = match known.as_slice() {
+            [] => "Register backends with SELECT holdfast.begin_migration(...) or holdfast.add_backend(...).".to_owned(),
+            known => format!("Registered are: {}. Register another with SELECT holdfast.add_backend(...).", known.join(", ")),
+        };
+        error(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("backend \"{backend}\" does not exist"), "", hint);
+    }
+    backend
+}
+
+/// Runs a statement of ours. A failure is a bug or a damaged installation, and its own error has been raised by then.
+fn execute(sql: &str, arguments: &[DatumWithOid]) {
+    if let Err(failure) = Spi::run_with_args(sql, arguments) {
+        internal(failure);
+    }
+}
+
+/// Runs a statement of ours that gives one value.
+fn fetch<T: FromDatum + IntoDatum>(sql: &str, arguments: &[DatumWithOid]) -> Option<T> {
+    match Spi::get_one_with_args(sql, arguments) {
+        Ok(value) => value,
+        Err(pgrx::spi::Error::InvalidPosition) => None,
+        Err(failure) => internal(failure),
+    }
+}
+
+/// Runs a statement of ours that changes rows; how many.
+fn affected(sql: &str, arguments: &[DatumWithOid]) -> usize {
+    let changed = Spi::connect_mut(|client| client.update(sql, None, arguments).map(|rows: SpiTupleTable| rows.len()));
+    match changed {
+        Ok(rows) => rows,
+        Err(failure) => internal(failure),
+    }
+}
+
+fn internal(failure: pgrx::spi::Error) -> ! {
+    error(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("holdfast: {failure}"), "", "")
+}

@@ -1,0 +1,133 @@
+//! The worker that writes a database's events into its table: one commit for all that wait.
+
+use std::time::Duration;
+
+use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
+use pgrx::{JsonB, Spi, pg_guard, pg_sys};
+use serde::Serialize;
+
+use super::queue::{self, Taken};
+use crate::pg::session;
+use crate::policy::events::Event;
+
+/// How long a worker stays without an event. Short, because a connected worker blocks DROP DATABASE, which waits 5 s for
+/// others to leave; long enough that a burst of refusals pays for one start.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// An event as the INSERT below unpacks it.
+#[derive(Serialize)]
+struct Row {
+    #[serde(flatten)]
+    event: Event,
+    origin_at: i64,
+    sequence: i64,
+    occurrences: i64,
+    last_at: i64,
+}
+
+const INSERT: &str = "
+INSERT INTO holdfast.event (at, outcome, rule, sqlstate, backend, command, schema_name, table_name, tenant, owner,
+    message, occurrences, last_at, usename, application_name, client_addr, pid, query, origin, sequence)
+SELECT epoch + at * tick, outcome, rule, sqlstate, backend, command, schema, \"table\", tenant, owner,
+    message, occurrences, epoch + last_at * tick, origin ->> 'role', origin ->> 'application_name',
+    (origin ->> 'client')::pg_catalog.inet, (origin ->> 'pid')::integer, origin ->> 'query',
+    epoch + origin_at * tick, sequence
+FROM pg_catalog.jsonb_to_recordset($1) AS event (at bigint, outcome text, rule text, sqlstate text, backend text,
+        command text, schema text, \"table\" text, tenant text, owner text, message text, origin jsonb,
+        origin_at bigint, sequence bigint, occurrences bigint, last_at bigint),
+    (VALUES (timestamptz '2000-01-01 00:00:00+00', interval '1 microsecond')) AS clock (epoch, tick)
+ORDER BY sequence
+ON CONFLICT (origin, sequence) DO NOTHING";
+
+/// Where a drain worker's process begins; the argument is the database.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn holdfast_drain_main(argument: pg_sys::Datum) {
+    let database = pg_sys::Oid::from(argument.value() as u32);
+    session::become_worker();
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
+    commit_durably();
+    // SAFETY: this process's own latch.
+    queue::drain_started(database, unsafe { pg_sys::MyLatch });
+    loop {
+        let drained = drain(database);
+        let go_on = drained || BackgroundWorker::wait_latch(Some(LINGER));
+        // Asked to stop, it still takes what is there.
+        if !go_on {
+            while drain(database) {}
+            return;
+        }
+        if !drained && !drain(database) && queue::drain_may_stop(database) {
+            return;
+        }
+    }
+}
+
+/// A refusal must not be shown before its event is safe, so this worker waits for its commits even where the database
+/// doesn't.
+fn commit_durably() {
+    // SAFETY: a setting of this process, which runs nothing else.
+    unsafe {
+        if pg_sys::synchronous_commit == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 {
+            pg_sys::SetConfigOption(
+                c"synchronous_commit".as_ptr(),
+                c"local".as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+            );
+        }
+    }
+}
+
+/// Commits the pending events; whether there were any. If it fails, the process ends and the launcher makes them pending
+/// again.
+fn drain(database: pg_sys::Oid) -> bool {
+    let taken = queue::take(database);
+    if taken.is_empty() {
+        return false;
+    }
+    let rows: Vec<Row> = taken.iter().filter_map(row).collect();
+    let stored = BackgroundWorker::transaction(|| store(&rows));
+    if !stored {
+        give_to_log(&taken);
+    }
+    queue::release(&taken);
+    true
+}
+
+fn row(taken: &Taken) -> Option<Row> {
+    Some(Row {
+        event: Event::decode(&taken.bytes).ok()?,
+        origin_at: taken.origin,
+        sequence: taken.sequence,
+        occurrences: taken.occurrences,
+        last_at: taken.last_at,
+    })
+}
+
+/// False when the extension has left the database meanwhile.
+fn store(rows: &[Row]) -> bool {
+    let there = Spi::get_one::<bool>("SELECT pg_catalog.to_regclass('holdfast.event') IS NOT NULL");
+    if !matches!(there, Ok(Some(true))) {
+        return false;
+    }
+    let Ok(rows) = serde_json::to_value(rows) else { return false };
+    match Spi::run_with_args(INSERT, &[JsonB(rows).into()]) {
+        Ok(()) => true,
+        Err(error) => pgrx::error!("holdfast: events could not be stored: {error}"),
+    }
+}
+
+/// For the launcher: no worker can be had for this database, or none survives.
+pub(super) fn give_up(database: pg_sys::Oid) {
+    let taken = queue::take(database);
+    give_to_log(&taken);
+    queue::release(&taken);
+}
+
+fn give_to_log(taken: &[Taken]) {
+    for event in taken {
+        pgrx::log!("holdfast: event of a database without the extension: {}", String::from_utf8_lossy(&event.bytes));
+    }
+}

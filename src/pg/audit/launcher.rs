@@ -1,0 +1,94 @@
+//! The launcher: one process for the whole server, which starts with it and connects to no database, so that it is in
+//! nobody's way. When a database has events it starts a drain worker there, which leaves soon after it ran dry.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use pgrx::bgworkers::{
+    BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
+    SignalWakeFlags,
+};
+use pgrx::{IntoDatum, pg_guard, pg_sys};
+
+use super::queue;
+
+/// A database whose drain failed this often in a row can't take its events: they go to the server log.
+const GIVE_UP_AFTER: u32 = 5;
+
+/// How long to wait between two tries to start a drain that fails.
+const RETRY: Duration = Duration::from_millis(200);
+
+pub(super) fn install() {
+    BackgroundWorkerBuilder::new("holdfast launcher")
+        .set_type("holdfast launcher")
+        .set_library("holdfast")
+        .set_function("holdfast_launcher_main")
+        .enable_shmem_access(None)
+        // On a standby nothing can be written, hence nothing is refused.
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .set_restart_time(Some(Duration::from_secs(1)))
+        .load();
+}
+
+/// Where the launcher's process begins.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn holdfast_launcher_main(_argument: pg_sys::Datum) {
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    // SAFETY: this process's own latch.
+    queue::set_launcher(unsafe { pg_sys::MyLatch });
+    let mut running: HashMap<pg_sys::Oid, DynamicBackgroundWorker> = HashMap::new();
+    let mut failures: HashMap<pg_sys::Oid, u32> = HashMap::new();
+    loop {
+        running.retain(|database, worker| {
+            let stopped = matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped));
+            if stopped && !queue::drain_ended(*database) {
+                failures.remove(database);
+            }
+            !stopped
+        });
+        let mut retry = false;
+        for database in queue::claim_undrained() {
+            let failed = failures.entry(database).or_default();
+            *failed += 1;
+            if *failed > GIVE_UP_AFTER {
+                failures.remove(&database);
+                super::drain::give_up(database);
+                queue::drain_ended(database);
+                continue;
+            }
+            if *failed > 1 && !BackgroundWorker::wait_latch(Some(RETRY)) {
+                break;
+            }
+            match start_drain(database) {
+                Some(worker) => {
+                    running.insert(database, worker);
+                }
+                None => {
+                    queue::drain_ended(database);
+                    retry = true;
+                }
+            }
+        }
+        let timeout = retry.then_some(RETRY).or(Some(Duration::from_secs(10)));
+        if !BackgroundWorker::wait_latch(timeout) {
+            break;
+        }
+    }
+    queue::set_launcher(std::ptr::null_mut());
+}
+
+fn start_drain(database: pg_sys::Oid) -> Option<DynamicBackgroundWorker> {
+    // SAFETY: a plain read.
+    let launcher = unsafe { pg_sys::MyProcPid };
+    BackgroundWorkerBuilder::new("holdfast worker")
+        .set_type("holdfast worker")
+        .set_library("holdfast")
+        .set_function("holdfast_drain_main")
+        .set_argument(database.into_datum())
+        .enable_spi_access()
+        .set_restart_time(None)
+        .set_notify_pid(launcher)
+        .load_dynamic()
+        .ok()
+}

@@ -1,0 +1,93 @@
+//! Records refusals so that they survive the rollback that they cause.
+//!
+//! The session hands the event to the extension's worker through shared memory ([`queue`]) and waits, bounded, until the
+//! worker has committed it ([`drain`]); only then is the error raised. So an application never sees a refusal that isn't
+//! in `blocked_writes`. What is merely observed doesn't wait.
+
+mod drain;
+mod launcher;
+mod queue;
+
+use std::ptr;
+
+use pgrx::pg_sys;
+
+use super::gucs::{self, AuditQuery};
+use super::report::Report;
+use super::session::{self, Session};
+use super::trigger;
+use crate::policy::events::{Event, Origin, Outcome};
+use crate::policy::rules::Refusal;
+use crate::policy::set::Verdict;
+
+/// Reserves shared memory and starts the launcher with the server. Called once, from `_PG_init`.
+pub fn install() {
+    queue::install();
+    launcher::install();
+}
+
+/// Acts on a refusal as its mode says: nothing, an event, or an event and the report to raise.
+pub fn settle(session: &Session, refusal: Refusal) -> *const Report {
+    match session.policy.set.verdict(&refusal) {
+        Verdict::Pass => ptr::null(),
+        Verdict::Refuse if !session::only_observed() => {
+            record(&refusal, Outcome::Refused);
+            Report::new(&refusal)
+        }
+        Verdict::Record | Verdict::Refuse => {
+            record(&refusal, Outcome::Observed);
+            ptr::null()
+        }
+    }
+}
+
+/// Waits until the worker has committed every event of this database that is queued now.
+///
+/// Returns how many there were; an event that stands for several counts once.
+///
+/// # Errors
+/// How many are still queued after `holdfast.audit_timeout`.
+pub fn flush() -> Result<i64, i64> {
+    queue::flush(gucs::audit_timeout())
+}
+
+fn record(refusal: &Refusal, outcome: Outcome) {
+    let event = Event::new(refusal, outcome, trigger::now(), origin());
+    let Ok(bytes) = event.encode(queue::ROOM) else {
+        pgrx::log!("holdfast: an event of rule {} does not fit the queue and is lost", refusal.rule);
+        return;
+    };
+    let stored = match outcome {
+        Outcome::Refused => queue::put_and_wait(&bytes, gucs::audit_timeout()),
+        Outcome::Observed => queue::put(&bytes, coalescing_key(refusal), gucs::audit_timeout()),
+    };
+    if let Err(reason) = stored {
+        // The log is the last place where the event can be found.
+        pgrx::log!("holdfast: event {reason}: {}", String::from_utf8_lossy(&bytes));
+    }
+}
+
+/// Observed events that are alike become one with a count while they wait for the worker.
+fn coalescing_key(refusal: &Refusal) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    let attempt = &refusal.attempt;
+    refusal.rule.hash(&mut hasher);
+    (&attempt.backend, &attempt.command, &attempt.tenant).hash(&mut hasher);
+    attempt.table.as_ref().map(|t| (&t.schema, &t.name)).hash(&mut hasher);
+    // SAFETY: a plain read.
+    unsafe { pg_sys::MyProcPid }.hash(&mut hasher);
+    hasher.finish().max(1)
+}
+
+fn origin() -> Origin {
+    // SAFETY: reads of the session's globals: C strings or null, and its pid.
+    let (query, application_name, role, pid) = unsafe {
+        let wanted = gucs::audit_query() == AuditQuery::full && !pg_sys::debug_query_string.is_null();
+        let query = wanted.then(|| session::text(pg_sys::debug_query_string));
+        let role = session::role_name(pg_sys::GetSessionUserId());
+        (query, session::text(pg_sys::application_name), role, pg_sys::MyProcPid)
+    };
+    let client = session::client_address().map(|a| a.to_string());
+    Origin { role: role.unwrap_or_default(), application_name, client, pid, query }
+}

@@ -1,0 +1,129 @@
+//! What differs between Postgres versions, and functions that the bindings lack.
+//!
+//! The functions declared here are called without pgrx's guard, which costs a `sigsetjmp` a call and would turn a foreign
+//! error into a Rust panic. They may only be called from *plain frames*: functions that hold nothing but `Copy` values, so
+//! that Postgres's longjmp over them skips no destructor.
+
+use std::ffi::{c_char, c_int};
+
+use pgrx::pg_sys;
+
+unsafe extern "C-unwind" {
+    pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, eflags: c_int);
+    pub fn standard_ProcessUtility(
+        pstmt: *mut pg_sys::PlannedStmt,
+        query_string: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        query_env: *mut pg_sys::QueryEnvironment,
+        dest: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+    /// executor/tuptable.h. Can't raise an error for the slots that a row trigger is given.
+    pub fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attnum: c_int);
+
+    pub fn errstart(elevel: c_int, domain: *const c_char) -> bool;
+    pub fn errcode(sqlstate: c_int) -> c_int;
+    pub fn errmsg_internal(format: *const c_char, ...) -> c_int;
+    pub fn errdetail_internal(format: *const c_char, ...) -> c_int;
+    pub fn errhint(format: *const c_char, ...) -> c_int;
+    pub fn err_generic_string(field: c_int, value: *const c_char) -> c_int;
+    pub fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
+
+    /// commands/async.h.
+    pub fn Async_Notify(channel: *const c_char, payload: *const c_char);
+    /// utils/formatting.h.
+    pub fn str_tolower(text: *const c_char, length: usize, collation: pg_sys::Oid) -> *mut c_char;
+    /// catalog/partition.h.
+    pub fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
+    /// utils/timeout.h.
+    pub fn RegisterTimeout(id: c_int, handler: Option<unsafe extern "C-unwind" fn()>) -> c_int;
+    pub fn enable_timeout_every(id: c_int, first: pg_sys::TimestampTz, every_ms: c_int);
+    pub fn disable_timeout(id: c_int, keep_indicator: bool);
+    /// storage/proc.h.
+    pub fn CheckDeadLockAlert();
+}
+
+/// `USER_TIMEOUT` of utils/timeout.h: the first id that `RegisterTimeout` gives to extensions.
+pub const USER_TIMEOUT: c_int = if cfg!(any(feature = "pg15", feature = "pg16")) { 12 } else { 13 };
+
+/// What one range table entry wants to write.
+#[derive(Clone, Copy)]
+pub struct RequestedWrite {
+    /// The table or view.
+    pub relation: pg_sys::Oid,
+    /// `ACL_INSERT` and so on.
+    pub permissions: u32,
+    /// Columns that INSERT names, offset by `FirstLowInvalidHeapAttributeNumber`.
+    pub inserted: *mut pg_sys::Bitmapset,
+    /// Columns that UPDATE sets, likewise.
+    pub updated: *mut pg_sys::Bitmapset,
+}
+
+const WRITES: u32 = (pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE) as u32;
+
+/// The entries of an ExecutorCheckPerms hook's list that write.
+///
+/// # Safety
+/// `list` is what Postgres gave the hook: range table entries up to 15, permission infos from 16 on.
+pub unsafe fn requested_writes(list: *mut pg_sys::List) -> impl Iterator<Item = RequestedWrite> {
+    // SAFETY: list_length and list_nth accept NIL, and the caller vouches for the cells.
+    let length = unsafe { list_length(list) };
+    (0..length).filter_map(move |n| {
+        // SAFETY: n is within the list, whose cells are of the version's type.
+        let write = unsafe { requested_write(list_nth(list, n)) };
+        write.filter(|w| w.permissions & WRITES != 0)
+    })
+}
+
+#[cfg(feature = "pg15")]
+unsafe fn requested_write(cell: *mut std::ffi::c_void) -> Option<RequestedWrite> {
+    // SAFETY: up to version 15 the list holds range table entries.
+    let entry = unsafe { &*cell.cast::<pg_sys::RangeTblEntry>() };
+    (entry.rtekind == pg_sys::RTEKind::RTE_RELATION).then_some(RequestedWrite {
+        relation: entry.relid,
+        permissions: entry.requiredPerms,
+        inserted: entry.insertedCols,
+        updated: entry.updatedCols,
+    })
+}
+
+#[cfg(not(feature = "pg15"))]
+unsafe fn requested_write(cell: *mut std::ffi::c_void) -> Option<RequestedWrite> {
+    // SAFETY: from version 16 on the list holds permission infos.
+    let info = unsafe { &*cell.cast::<pg_sys::RTEPermissionInfo>() };
+    Some(RequestedWrite {
+        relation: info.relid,
+        permissions: info.requiredPerms as u32,
+        inserted: info.insertedCols,
+        updated: info.updatedCols,
+    })
+}
+
+/// The length of a list; NIL has none.
+///
+/// # Safety
+/// `list` is NIL or a valid list.
+pub unsafe fn list_length(list: *mut pg_sys::List) -> i32 {
+    // SAFETY: as_ref() takes NIL for None.
+    unsafe { list.as_ref() }.map_or(0, |l| l.length)
+}
+
+/// A pointer cell of a list.
+///
+/// # Safety
+/// `list` is a valid list of pointers and `0 <= n < list_length(list)`.
+pub unsafe fn list_nth(list: *mut pg_sys::List, n: i32) -> *mut std::ffi::c_void {
+    // SAFETY: elements points at `length` cells, and n is one of them.
+    unsafe { (*(*list).elements.offset(n as isize)).ptr_value }
+}
+
+/// An oid cell of a list.
+///
+/// # Safety
+/// `list` is a valid list of oids and `0 <= n < list_length(list)`.
+pub unsafe fn list_nth_oid(list: *mut pg_sys::List, n: i32) -> pg_sys::Oid {
+    // SAFETY: as for list_nth.
+    unsafe { (*(*list).elements.offset(n as isize)).oid_value }
+}

@@ -1,0 +1,130 @@
+//! The exclusive side of the ownership protocol: takes a tenant's lock so that nobody writes the tenant, re-reads its
+//! state, and leaves the change itself to the caller's SQL. The lock lasts until the caller's transaction ends, by then
+//! other sessions have the invalidation.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::CString;
+use std::panic::AssertUnwindSafe;
+
+use pgrx::pg_sys;
+
+use super::locks::{self, Patience, Tag, TimedOut};
+use super::session::Session;
+use super::subtransaction::in_subtransaction;
+use super::{compat, session, trigger};
+use crate::policy::ownership::TenantState;
+use crate::policy::tenant::TenantKey;
+
+thread_local! {
+    static HANDED_OVER: RefCell<Option<TenantKey>> = const { RefCell::new(None) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A tenant that nobody else can write or hand over until this transaction ends.
+pub struct Exclusive {
+    /// When its lock was asked for: from then on new writers were held. Microseconds since 2000.
+    pub since: i64,
+    /// The facts as they are under the lock.
+    pub session: Session,
+    /// The tenant's row as it is under the lock.
+    pub state: Option<TenantState>,
+}
+
+/// Why the lock could not be had.
+pub enum NoLock {
+    /// Somebody held it longer than the caller would wait.
+    TimedOut {
+        /// The lock that was waited for.
+        tag: Tag,
+    },
+    /// This transaction has changed another tenant already.
+    OneTenantATransaction(TenantKey),
+    /// The extension is being dropped.
+    NotInstalled,
+}
+
+/// Takes the tenant's lock, waiting at most `milliseconds` in all.
+///
+/// # Errors
+/// Then the lock is not held, writers go on, and the transaction can still be used.
+pub fn exclude_writers(tenant: &TenantKey, milliseconds: i32) -> Result<Exclusive, NoLock> {
+    register();
+    if let Some(other) = HANDED_OVER.with(|h| h.borrow().clone()).filter(|other| other != tenant) {
+        return Err(NoLock::OneTenantATransaction(other));
+    }
+    let since = trigger::now();
+    let left = move || {
+        let spent = (trigger::now() - since) / 1_000;
+        Patience { milliseconds: milliseconds.saturating_sub(i32::try_from(spent).unwrap_or(i32::MAX)).max(1) }
+    };
+    // The tenant first, then all: see locks.rs.
+    let steps: [(Tag, &dyn Fn() -> Result<(), TimedOut>); 2] = [
+        (Tag::tenant(tenant), &|| locks::exclude(Tag::tenant(tenant), left())),
+        (Tag::all(), &|| locks::intend(left())),
+    ];
+    in_subtransaction(AssertUnwindSafe(|| {
+        for (tag, step) in steps {
+            step().map_err(|TimedOut| NoLock::TimedOut { tag })?;
+        }
+        Ok(())
+    }))?;
+    HANDED_OVER.with(|h| *h.borrow_mut() = Some(tenant.clone()));
+    let session = session::load().ok_or(NoLock::NotInstalled)?;
+    let state = session.catalog.tenant_state(tenant);
+    Ok(Exclusive { since, session, state })
+}
+
+/// Tells listeners on channel `holdfast`, when this transaction commits.
+pub fn notify(payload: &serde_json::Value) {
+    // JSON has no NUL, so CString takes it. Postgres limits a payload to 8,000 bytes; a tenant's key may be longer.
+    let mut text = payload.to_string();
+    if text.len() >= 7_900 {
+        text = serde_json::json!({ "event": payload.get("event"), "truncated": true }).to_string();
+    }
+    let payload = CString::new(text).unwrap_or_default();
+    // SAFETY: queues the notification; an error becomes a panic at the boundary and unwinds over this frame.
+    unsafe {
+        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
+            compat::Async_Notify(c"holdfast".as_ptr(), payload.as_ptr());
+        });
+    }
+}
+
+/// Names a point to recover to, just before the change; none where the log doesn't carry enough for a recovery. Names are
+/// cut to the 63 bytes that Postgres keeps.
+pub fn restore_point(name: &str) -> Option<String> {
+    // SAFETY: a plain read of the setting.
+    if unsafe { pg_sys::wal_level } < pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32 {
+        return None;
+    }
+    let name = name[..name.floor_char_boundary(63)].to_owned();
+    let text = CString::new(name.as_str()).ok()?;
+    // SAFETY: writes a record to the log; only the primary gets here.
+    unsafe { pg_sys::XLogRestorePoint(text.as_ptr()) };
+    Some(name)
+}
+
+/// Where the write-ahead log is now, as `pg_lsn` counts.
+pub fn current_lsn() -> u64 {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::GetXLogInsertRecPtr() }
+}
+
+fn register() {
+    if REGISTERED.replace(true) {
+        return;
+    }
+    // SAFETY: a function of this library, which is never unloaded.
+    unsafe { pg_sys::RegisterXactCallback(Some(transaction_ended), std::ptr::null_mut()) };
+}
+
+unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _: *mut std::ffi::c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
+    if matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE) {
+        HANDED_OVER.with(|h| {
+            if let Ok(mut handed_over) = h.try_borrow_mut() {
+                *handed_over = None;
+            }
+        });
+    }
+}

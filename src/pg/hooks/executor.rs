@@ -1,0 +1,203 @@
+//! ExecutorCheckPerms: tables, commands and columns, for every path that writes rows (COPY has no other). ExecutorStart:
+//! what only the plan tells. Both fire for cached plans, which the parser's and planner's hooks don't.
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::ptr;
+
+use once_cell::sync::OnceCell;
+use pgrx::{pg_guard, pg_sys};
+
+use crate::pg::report::{self, Report};
+use crate::pg::session::{self, Session};
+use crate::pg::{audit, compat, plan, relation};
+use crate::policy::command;
+use crate::policy::surface::{self, TableWrite, WriteCommand};
+
+static NEXT_START: OnceCell<pg_sys::ExecutorStart_hook_type> = OnceCell::new();
+static NEXT_CHECK_PERMS: OnceCell<pg_sys::ExecutorCheckPerms_hook_type> = OnceCell::new();
+
+thread_local! {
+    /// Whether the executor is being started for an EXPLAIN that runs nothing. ExecutorCheckPerms isn't told.
+    static ONLY_EXPLAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(super) fn install() {
+    // SAFETY: _PG_init runs on the postmaster's only thread.
+    unsafe {
+        // set() fails only when called twice, and then the first value is the right one.
+        let _ = NEXT_START.set(pg_sys::ExecutorStart_hook);
+        let _ = NEXT_CHECK_PERMS.set(pg_sys::ExecutorCheckPerms_hook);
+        pg_sys::ExecutorStart_hook = Some(executor_start);
+        pg_sys::ExecutorCheckPerms_hook = Some(executor_check_perms);
+    }
+}
+
+/// A plain frame.
+unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    // SAFETY: forwards what Postgres gave. An error on the way leaves ONLY_EXPLAINED as it is, until the next start sets it
+    // again; the only other reader, COPY, resets it first (see utility.rs).
+    unsafe {
+        let only_explained = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
+        let outer = ONLY_EXPLAINED.replace(only_explained);
+        match NEXT_START.get() {
+            Some(Some(next)) => next(query, eflags),
+            _ => compat::standard_ExecutorStart(query, eflags),
+        }
+        ONLY_EXPLAINED.set(outer);
+        // Postgres's own checks come first, and nothing has run yet.
+        if !only_explained && !session::inert() && (*query).operation != pg_sys::CmdType::CMD_INSERT {
+            report::raise(check_plan((*query).plannedstmt));
+        }
+    }
+}
+
+/// For utility.rs: a command that writes without the executor begins.
+pub(super) fn not_explained() {
+    ONLY_EXPLAINED.set(false);
+}
+
+/// A plain frame.
+#[cfg(feature = "pg15")]
+unsafe extern "C-unwind" fn executor_check_perms(range_table: *mut pg_sys::List, raise: bool) -> bool {
+    // SAFETY: forwards what Postgres gave.
+    unsafe {
+        check_perms(range_table, raise);
+        match NEXT_CHECK_PERMS.get() {
+            Some(Some(next)) => next(range_table, raise),
+            _ => true,
+        }
+    }
+}
+
+/// A plain frame.
+#[cfg(not(feature = "pg15"))]
+unsafe extern "C-unwind" fn executor_check_perms(
+    range_table: *mut pg_sys::List,
+    permissions: *mut pg_sys::List,
+    raise: bool,
+) -> bool {
+    // SAFETY: forwards what Postgres gave.
+    unsafe {
+        check_perms(permissions, raise);
+        match NEXT_CHECK_PERMS.get() {
+            Some(Some(next)) => next(range_table, permissions, raise),
+            _ => true,
+        }
+    }
+}
+
+/// A plain frame. Without `raise` Postgres only asks whether a query would be allowed.
+unsafe fn check_perms(requests: *mut pg_sys::List, raise: bool) {
+    // SAFETY: the list is the hook's.
+    unsafe {
+        if raise && !ONLY_EXPLAINED.get() && !session::inert() && writes(requests) {
+            report::raise(check_tables(requests));
+        }
+    }
+}
+
+/// A plain frame: whether any table is written, so that reads cost a few loads.
+unsafe fn writes(requests: *mut pg_sys::List) -> bool {
+    // SAFETY: the list is the hook's.
+    unsafe { compat::requested_writes(requests).any(|w| commands(&w).0 != 0) }
+}
+
+/// The commands that an entry asks for. UPDATE that sets no column is a row lock: SELECT ... FOR UPDATE.
+fn commands(write: &compat::RequestedWrite) -> (u32, [(u32, WriteCommand); 3]) {
+    let insert = write.permissions & pg_sys::ACL_INSERT as u32;
+    let update = if write.updated.is_null() { 0 } else { write.permissions & pg_sys::ACL_UPDATE as u32 };
+    let delete = write.permissions & pg_sys::ACL_DELETE as u32;
+    let each = [(insert, WriteCommand::Insert), (update, WriteCommand::Update), (delete, WriteCommand::Delete)];
+    (insert | update | delete, each)
+}
+
+/// The rules that need no row: class, surface, guard.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_tables(requests: *mut pg_sys::List) -> *const Report {
+    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    // SAFETY: the list is the hook's.
+    for write in unsafe { compat::requested_writes(requests) } {
+        let report = check_table(&session, &write);
+        if !report.is_null() {
+            return report;
+        }
+    }
+    ptr::null()
+}
+
+fn check_table(session: &Session, write: &compat::RequestedWrite) -> *const Report {
+    let (any, commands) = commands(write);
+    if any == 0 {
+        return ptr::null();
+    }
+    let Some(relation) = relation::facts(session, write.relation) else { return ptr::null() };
+    let identity = &session.who.identity;
+    if relation.beside_the_point || surface::free_to_write(identity, &relation.table) {
+        return ptr::null();
+    }
+    let names = |columns| column_names(write.relation, columns);
+    let (inserted, updated) = (names(write.inserted), names(write.updated));
+    let writes: Vec<_> = commands
+        .iter()
+        .filter(|(asked, _)| *asked != 0)
+        .map(|(_, command)| {
+            let columns = match command {
+                WriteCommand::Insert => &inserted[..],
+                WriteCommand::Update => &updated[..],
+                WriteCommand::Delete => &[],
+            };
+            TableWrite { command: *command, columns: columns.iter().map(String::as_str).collect() }
+        })
+        .collect();
+    let permissions = session.policy.set.permissions_on(relation.classified.to_u32());
+    surface::check_table(identity, &relation.table, &permissions, &writes, &session.who.login_role)
+        .into_iter()
+        .map(|refusal| audit::settle(session, refusal))
+        .find(|report| !report.is_null())
+        .unwrap_or(ptr::null())
+}
+
+/// The names of the columns in a set; a whole-row reference names none.
+fn column_names(relation: pg_sys::Oid, columns: *mut pg_sys::Bitmapset) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut member = -1;
+    loop {
+        // SAFETY: the set is null (empty) or valid; the relation is locked by the statement.
+        unsafe {
+            member = pg_sys::bms_next_member(columns, member);
+            if member < 0 {
+                return names;
+            }
+            let attnum = member + pg_sys::FirstLowInvalidHeapAttributeNumber;
+            if attnum > 0 {
+                let name = pg_sys::get_attname(relation, attnum as pg_sys::AttrNumber, true);
+                names.push(session::text(name));
+            }
+        }
+    }
+}
+
+/// The rules that need the plan.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_plan(statement: *const pg_sys::PlannedStmt) -> *const Report {
+    // SAFETY: the executor has been started for this plan.
+    let unfiltered = unsafe { plan::unfiltered_writes(statement) };
+    if unfiltered.is_empty() {
+        return ptr::null();
+    }
+    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    for write in unfiltered {
+        let Some(relation) = relation::facts(&session, write.relation) else { continue };
+        if relation.beside_the_point {
+            continue;
+        }
+        let table = &relation.table;
+        let refusal = command::check_unfiltered(&session.who.identity, write.command, &table.name, &table.class);
+        let report = refusal.map_or(ptr::null(), |r| audit::settle(&session, r));
+        if !report.is_null() {
+            return report;
+        }
+    }
+    ptr::null()
+}

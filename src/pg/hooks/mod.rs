@@ -1,0 +1,15 @@
+//! The hooks. Each does three things: saves the previous hook, checks, forwards.
+//!
+//! Every hook is a plain frame (see `compat`) around a guarded `check`: errors of Postgres and of other extensions pass
+//! through it as a longjmp, untouched, and what we refuse is raised from it by `report::raise`.
+
+mod executor;
+mod object_access;
+mod utility;
+
+/// Puts our hooks in front of whatever is there. Called once, from `_PG_init`.
+pub fn install() {
+    executor::install();
+    utility::install();
+    object_access::install();
+}

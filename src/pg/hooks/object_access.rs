@@ -1,0 +1,147 @@
+//! object_access: each object that a DROP removes and each table that a TRUNCATE empties, whichever way it is reached:
+//! CASCADE, DROP OWNED, a function, a DO block.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+
+use once_cell::sync::OnceCell;
+use pgrx::{pg_guard, pg_sys};
+
+use crate::pg::report::{self, Report};
+use crate::pg::session::{self, Session};
+use crate::pg::{audit, relation, tenants, trigger};
+use crate::policy::backend::Trust;
+use crate::policy::command::{self, DestructiveCommand, Target};
+use crate::policy::rules::{Attempt, Refusal};
+use crate::policy::surface::TableClass;
+
+/// `ConstraintRelationId`, which the bindings lack.
+const CONSTRAINTS: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
+
+static NEXT: OnceCell<pg_sys::object_access_hook_type> = OnceCell::new();
+
+pub(super) fn install() {
+    // SAFETY: _PG_init runs on the postmaster's only thread.
+    unsafe {
+        let _ = NEXT.set(pg_sys::object_access_hook);
+        pg_sys::object_access_hook = Some(object_access);
+    }
+}
+
+/// A plain frame.
+unsafe extern "C-unwind" fn object_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    sub: c_int,
+    arg: *mut c_void,
+) {
+    use pg_sys::ObjectAccessType::{OAT_DROP, OAT_TRUNCATE};
+    // SAFETY: the argument of OAT_DROP is an ObjectAccessDrop or null; everything is forwarded as Postgres gave it.
+    unsafe {
+        if matches!(access, OAT_DROP | OAT_TRUNCATE) && !session::inert() {
+            report::raise(match access {
+                OAT_TRUNCATE => truncate(object),
+                _ if is_internal(arg.cast()) => ptr::null(),
+                _ => drop_object(class, object, sub),
+            });
+        }
+        if let Some(Some(next)) = NEXT.get() {
+            next(access, class, object, sub, arg);
+        }
+    }
+}
+
+/// Whether Postgres drops the object by itself: at the end of a session, in the course of another command.
+unsafe fn is_internal(arg: *const pg_sys::ObjectAccessDrop) -> bool {
+    // SAFETY: null or valid.
+    unsafe { arg.as_ref() }.is_some_and(|a| a.dropflags & pg_sys::PERFORM_DELETION_INTERNAL as c_int != 0)
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn drop_object(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> *const Report {
+    // What hangs on these (row types, defaults, rules, triggers) goes with them.
+    let counts = [
+        pg_sys::RelationRelationId,
+        pg_sys::ProcedureRelationId,
+        pg_sys::NamespaceRelationId,
+        CONSTRAINTS,
+        pg_sys::ExtensionRelationId,
+        pg_sys::DatabaseRelationId,
+        pg_sys::AuthIdRelationId,
+        pg_sys::TableSpaceRelationId,
+    ];
+    if !counts.contains(&class) {
+        return ptr::null();
+    }
+    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    let address = pg_sys::ObjectAddress { classId: class, objectId: object, objectSubId: sub };
+    check_drop(&session, &address)
+}
+
+/// `destructive_command` for one object that is about to be dropped.
+pub(super) fn check_drop(session: &Session, address: &pg_sys::ObjectAddress) -> *const Report {
+    let identity = &session.who.identity;
+    if identity.trust().is_none_or(|t| t == Trust::Proven) {
+        return ptr::null();
+    }
+    let relation = address.classId == pg_sys::RelationRelationId;
+    // SAFETY: the object exists while it is being dropped; both look it up in the catalogs.
+    let description = unsafe {
+        let has_schema = relation
+            || address.classId == pg_sys::ProcedureRelationId
+            || address.classId == CONSTRAINTS
+            || address.classId == pg_sys::TypeRelationId;
+        if has_schema && pg_sys::isAnyTempNamespace(pg_sys::get_object_namespace(address)) {
+            return ptr::null();
+        }
+        session::text(pg_sys::getObjectDescription(address, true))
+    };
+    let table = if relation { relation::facts(session, address.objectId) } else { None };
+    let target = Target { description, table: table.map(|r| (r.table.name.clone(), r.table.class.clone())) };
+    let refusal = command::check_destructive(identity, DestructiveCommand::Drop, &target);
+    refusal.map_or(ptr::null(), |r| audit::settle(session, r))
+}
+
+/// Whether a relation is temporary; InvalidOid is none.
+pub(super) fn is_temporary(relation: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups.
+    relation != pg_sys::InvalidOid && unsafe { pg_sys::isAnyTempNamespace(pg_sys::get_rel_namespace(relation)) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn truncate(oid: pg_sys::Oid) -> *const Report {
+    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    let Some(relation) = relation::facts(&session, oid).filter(|r| !r.beside_the_point) else { return ptr::null() };
+    let identity = &session.who.identity;
+    let table = &relation.table;
+    let attempt = || Attempt {
+        backend: identity.name().map(str::to_owned),
+        command: DestructiveCommand::Truncate.as_str().to_owned(),
+        table: Some(table.name.clone()),
+        ..Attempt::default()
+    };
+    let refusal = match (identity.trust(), &table.class) {
+        (None, class) => class.guarded().then(|| Refusal::unidentified(attempt(), &session.who.login_role)),
+        (Some(Trust::Proven), TableClass::Tenant { .. }) => reaches_others(&session, attempt),
+        _ => {
+            let description = format!("table {}", table.name);
+            let target = Target { description, table: Some((table.name.clone(), table.class.clone())) };
+            command::check_destructive(identity, DestructiveCommand::Truncate, &target)
+        }
+    };
+    refusal.map_or(ptr::null(), |r| audit::settle(&session, r))
+}
+
+/// TRUNCATE fires no row trigger, so ownership is checked for all tenants at once, under the lock on all of them.
+fn reaches_others(session: &Session, attempt: impl FnOnce() -> Attempt) -> Option<Refusal> {
+    let backend = session.who.identity.name()?;
+    let default_owner = session.policy.set.default_owner.as_deref()?;
+    tenants::share_all();
+    let (tenant, owner) = match session.catalog.tenant_beyond(backend, trigger::now()) {
+        Some((tenant, state)) => (Some(tenant), state.owner),
+        None if default_owner != backend => (None, Some(default_owner.to_owned())),
+        None => return None,
+    };
+    Some(Refusal::truncate_reaches(Attempt { tenant, owner, ..attempt() }))
+}

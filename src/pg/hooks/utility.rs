@@ -1,0 +1,97 @@
+//! ProcessUtility: DROP, while the objects still have the names that the user gave. What a DROP reaches by CASCADE, and
+//! TRUNCATE, come through object_access.
+
+use std::ffi::c_char;
+use std::ptr;
+
+use once_cell::sync::OnceCell;
+use pgrx::{pg_guard, pg_sys};
+
+use super::{executor, object_access};
+use crate::pg::report::{self, Report};
+use crate::pg::{compat, session};
+
+static NEXT: OnceCell<pg_sys::ProcessUtility_hook_type> = OnceCell::new();
+
+pub(super) fn install() {
+    // SAFETY: _PG_init runs on the postmaster's only thread.
+    unsafe {
+        let _ = NEXT.set(pg_sys::ProcessUtility_hook);
+        pg_sys::ProcessUtility_hook = Some(process_utility);
+    }
+}
+
+/// A plain frame.
+unsafe extern "C-unwind" fn process_utility(
+    pstmt: *mut pg_sys::PlannedStmt,
+    query_string: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    query_env: *mut pg_sys::QueryEnvironment,
+    dest: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: looks at the statement before it is forwarded, since it may be gone afterwards, and forwards what Postgres
+    // gave.
+    unsafe {
+        executor::not_explained();
+        if (*(*pstmt).utilityStmt).type_ == pg_sys::NodeTag::T_DropStmt && !session::inert() {
+            report::raise(check_drop((*pstmt).utilityStmt.cast()));
+        }
+        match NEXT.get() {
+            Some(Some(next)) => {
+                next(pstmt, query_string, read_only_tree, context, params, query_env, dest, completion);
+            }
+            _ => compat::standard_ProcessUtility(
+                pstmt,
+                query_string,
+                read_only_tree,
+                context,
+                params,
+                query_env,
+                dest,
+                completion,
+            ),
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_drop(statement: *const pg_sys::DropStmt) -> *const Report {
+    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    if session.who.identity.trust().is_none_or(|t| t == crate::policy::backend::Trust::Proven) {
+        return ptr::null();
+    }
+    // SAFETY: the statement is a parsed DROP; its objects are names in the form that get_object_address takes. What is
+    // missing gives an invalid address, and Postgres's own error or notice follows; a relation comes open and is closed.
+    let addresses = unsafe {
+        let objects = (*statement).objects;
+        (0..compat::list_length(objects)).map(move |n| {
+            let mut relation = ptr::null_mut();
+            let address = pg_sys::get_object_address(
+                (*statement).removeType,
+                compat::list_nth(objects, n).cast(),
+                &mut relation,
+                pg_sys::AccessShareLock as pg_sys::LOCKMODE,
+                true,
+            );
+            let mut of = pg_sys::InvalidOid;
+            if !relation.is_null() {
+                of = (*relation).rd_id;
+                pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+            }
+            (address, of)
+        })
+    };
+    for (address, of) in addresses {
+        if address.objectId == pg_sys::InvalidOid || object_access::is_temporary(of) {
+            continue;
+        }
+        let report = object_access::check_drop(&session, &address);
+        if !report.is_null() {
+            return report;
+        }
+    }
+    ptr::null()
+}

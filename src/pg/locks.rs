@@ -1,0 +1,224 @@
+//! Tenant locks: transaction-level heavyweight locks of a class of their own.
+//!
+//! A writer shares its tenant's lock; a cutover takes it exclusively. Past a threshold a writer shares the lock on *all
+//! tenants* instead, which every cutover meets with an intent lock. Order: the tenant first, then all; whoever holds
+//! "all" waits for no tenant.
+//!
+//! They are advisory locks to Postgres, so that it lists them in `pg_locks`, keeps them for prepared transactions and
+//! looks for deadlocks. The application's own have 1 or 2 in the tag's fourth field, so the classes never meet.
+
+use std::ffi::CString;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+
+use super::compat;
+use super::subtransaction::in_subtransaction;
+use crate::policy::tenant::TenantKey;
+
+/// The fourth field of a tenant's lock tag; `objsubid` in `pg_locks`.
+pub const TENANT_CLASS: u16 = 0x4846;
+/// The fourth field of the tag of the lock on all tenants.
+pub const ALL_CLASS: u16 = 0x4847;
+
+/// Writers share.
+const SHARE: pg_sys::LOCKMODE = pg_sys::ShareLock as pg_sys::LOCKMODE;
+/// Held by a cutover on its tenant: conflicts with writers and with other cutovers of that tenant.
+const EXCLUSIVE: pg_sys::LOCKMODE = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+/// Held by a cutover on "all": conflicts with a writer's share of it, not with other cutovers.
+const INTENT: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+
+/// How long a lock may be waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// In milliseconds, at least 1.
+    pub milliseconds: i32,
+}
+
+/// A lock that could not be had in time. Nothing is held or queued for it any more.
+#[derive(Clone, Copy, Debug)]
+pub struct TimedOut;
+
+/// A lock's tag.
+#[derive(Clone, Copy)]
+pub struct Tag(pg_sys::LOCKTAG);
+
+impl Tag {
+    /// Of a tenant.
+    pub fn tenant(tenant: &TenantKey) -> Tag {
+        let hash = tenant.lock_hash();
+        Tag::new((hash >> 32) as u32, hash as u32, TENANT_CLASS)
+    }
+
+    /// Of all tenants.
+    pub fn all() -> Tag {
+        Tag::new(0, 0, ALL_CLASS)
+    }
+
+    fn new(field2: u32, field3: u32, class: u16) -> Tag {
+        Tag(pg_sys::LOCKTAG {
+            // SAFETY: a plain read of the process's database.
+            locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+            locktag_field2: field2,
+            locktag_field3: field3,
+            locktag_field4: class,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+            locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+        })
+    }
+
+    /// The tag's class; `objsubid` in `pg_locks`.
+    pub fn class(&self) -> u16 {
+        self.0.locktag_field4
+    }
+
+    /// The two halves of the hash, as `classid` and `objid` of `pg_locks` show them.
+    pub fn halves(&self) -> (u32, u32) {
+        (self.0.locktag_field2, self.0.locktag_field3)
+    }
+}
+
+/// Shares a lock until the (sub)transaction ends, waiting behind a cutover at most as long as `patience` says.
+///
+/// # Errors
+/// [`TimedOut`]; the caller must raise an error, since Postgres's own was caught without a subtransaction.
+pub fn share(tag: Tag, patience: Patience) -> Result<(), TimedOut> {
+    // SAFETY: the tag is a valid one of the advisory lock method. Without waiting, which also respects those who queue.
+    let result = unsafe { pg_sys::LockAcquire(&tag.0, SHARE, false, true) };
+    if result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
+        return Ok(());
+    }
+    wait_for(tag, SHARE, patience)
+}
+
+/// Takes a tenant's lock exclusively until the transaction ends.
+///
+/// # Errors
+/// As for [`share`].
+pub fn exclude(tag: Tag, patience: Patience) -> Result<(), TimedOut> {
+    let recheck = DeadlockRecheck::start();
+    PgTryBuilder::new(|| wait_for(tag, EXCLUSIVE, patience)).finally(|| recheck.stop()).execute()
+}
+
+/// Announces a cutover to those who share all tenants.
+///
+/// # Errors
+/// As for [`share`].
+pub fn intend(patience: Patience) -> Result<(), TimedOut> {
+    wait_for(Tag::all(), INTENT, patience)
+}
+
+/// Opens a table for DDL that needs `ShareRowExclusiveLock`, without ever standing in the way: a lock request that queues
+/// behind a long transaction would make everybody else queue behind it. So it asks for a moment, lets go, and asks again.
+///
+/// # Errors
+/// [`TimedOut`] after `attempts`.
+pub fn lock_table_politely(table: pg_sys::Oid, attempts: u32) -> Result<(), TimedOut> {
+    let moment = Patience { milliseconds: 50 };
+    let mode = pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE;
+    for attempt in 0..attempts {
+        // SAFETY: takes a lock by oid, which needs no more than that.
+        let locked = in_subtransaction(|| within(moment, || unsafe { pg_sys::LockRelationOid(table, mode) }));
+        if locked.is_ok() {
+            return Ok(());
+        }
+        pause(50 << attempt.min(4));
+    }
+    Err(TimedOut)
+}
+
+/// Sleeps, interruptibly.
+fn pause(milliseconds: i64) {
+    let events = (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
+    // SAFETY: waits on the process's own latch, as any session may.
+    unsafe {
+        pg_sys::WaitLatch(pg_sys::MyLatch, events, milliseconds, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    pgrx::check_for_interrupts!();
+}
+
+fn wait_for(tag: Tag, mode: pg_sys::LOCKMODE, patience: Patience) -> Result<(), TimedOut> {
+    within(patience, || {
+        // SAFETY: the tag is a valid one of the advisory lock method.
+        unsafe { pg_sys::LockAcquire(&tag.0, mode, false, false) };
+    })
+}
+
+/// Waits for a lock under Postgres's own `lock_timeout`, set for this wait alone; a shorter one of the user stays in force
+/// and its error passes unchanged.
+fn within(patience: Patience, lock: impl FnOnce() + UnwindSafe + RefUnwindSafe) -> Result<(), TimedOut> {
+    // SAFETY: a plain read of the setting.
+    let theirs = unsafe { pg_sys::LockTimeout };
+    if theirs > 0 && theirs <= patience.milliseconds {
+        lock();
+        return Ok(());
+    }
+    let milliseconds = CString::new(patience.milliseconds.max(1).to_string()).unwrap_or_default();
+    // SAFETY: a GUC nest level of our own: the old value comes back at AtEOXact_GUC, or by itself when an error unwinds the
+    // (sub)transaction.
+    let nest = unsafe {
+        let nest = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"lock_timeout".as_ptr(),
+            milliseconds.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        nest
+    };
+    let locked = PgTryBuilder::new(|| {
+        lock();
+        Ok(())
+    })
+    .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| Err(TimedOut))
+    .execute();
+    // SAFETY: closes the level opened above.
+    unsafe { pg_sys::AtEOXact_GUC(true, nest) };
+    locked
+}
+
+/// While a cutover waits for its tenant, looks for a deadlock every few milliseconds instead of once after
+/// `deadlock_timeout`.
+///
+/// The cutover itself makes the cycles that matter: writer A shares the tenant and waits for a row that writer B has
+/// locked, and B queues for the tenant behind the cutover, which waits for A. Postgres's detector resolves that without
+/// an error, by letting B pass the cutover in the queue, but looks only once and a second late; until then the tenant's
+/// writers would stand still.
+struct DeadlockRecheck {
+    timeout: i32,
+    log_lock_waits: bool,
+}
+
+impl DeadlockRecheck {
+    const EVERY_MS: i32 = 5;
+
+    fn start() -> DeadlockRecheck {
+        thread_local! {
+            static TIMEOUT: std::cell::OnceCell<i32> = const { std::cell::OnceCell::new() };
+        }
+        // SAFETY: RegisterTimeout takes the next free id of this process and a handler that only sets flags; with
+        // log_lock_waits every look would be logged, so it is off meanwhile.
+        unsafe {
+            let timeout = TIMEOUT.with(|t| {
+                *t.get_or_init(|| compat::RegisterTimeout(compat::USER_TIMEOUT, Some(compat::CheckDeadLockAlert)))
+            });
+            let first = pg_sys::GetCurrentTimestamp() + i64::from(Self::EVERY_MS) * 1_000;
+            compat::enable_timeout_every(timeout, first, Self::EVERY_MS);
+            let log_lock_waits = std::mem::replace(&mut *(&raw mut pg_sys::log_lock_waits), false);
+            DeadlockRecheck { timeout, log_lock_waits }
+        }
+    }
+
+    fn stop(&self) {
+        // SAFETY: undoes what start() did.
+        unsafe {
+            compat::disable_timeout(self.timeout, false);
+            *(&raw mut pg_sys::log_lock_waits) = self.log_lock_waits;
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Everything that touches Postgres. All unsafe code of the extension is here.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`hooks`] | save the previous hook, check, forward |
+//! | [`trigger`] | the row guard |
+//! | [`tenants`] | the writer's side of the ownership protocol |
+//! | [`handover`] | the exclusive side: cutover, freeze |
+//! | [`subtransaction`] | work that may fail without failing the transaction |
+//! | [`locks`] | tenant locks |
+//! | [`session`] | who this session is; the policy in force |
+//! | [`relation`] | whose rows a table holds |
+//! | [`plan`] | what a plan tree says |
+//! | [`catalog`] | reads the extension's tables without SPI |
+//! | [`invalidation`] | when to read them again |
+//! | [`audit`] | hands events to the worker, which commits them |
+//! | [`report`] | raises a refusal |
+//! | [`types`] | SQL types that pgrx lacks |
+//! | [`gucs`] | the settings |
+//! | [`compat`] | what differs between Postgres versions, or is missing from the bindings |
+#![allow(unsafe_code, reason = "this is the layer that calls Postgres; the others can't")]
+
+pub mod audit;
+pub mod catalog;
+pub mod compat;
+pub mod gucs;
+pub mod handover;
+pub mod hooks;
+pub mod invalidation;
+pub mod locks;
+pub mod plan;
+pub mod relation;
+pub mod report;
+pub mod session;
+pub mod subtransaction;
+pub mod tenants;
+pub mod trigger;
+pub mod types;
+
+/// Refuses to be loaded into a running session: the guard must be in every session, and its shared memory can only be had
+/// when the server starts.
+pub fn require_preload() {
+    use pgrx::pg_sys;
+    use pgrx::pg_sys::panic::ErrorReport;
+    // SAFETY: a plain read of the server's global.
+    if unsafe { !pg_sys::process_shared_preload_libraries_in_progress } {
+        ErrorReport::new(
+            pgrx::PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "holdfast must be loaded through shared_preload_libraries",
+            "_PG_init",
+        )
+        .set_detail("A guard that is loaded later would miss the sessions that were there before.")
+        .set_hint("Add to postgresql.conf: shared_preload_libraries = 'holdfast', then restart the server.")
+        .report(pgrx::PgLogLevel::ERROR);
+    }
+}

@@ -1,0 +1,270 @@
+//! Who this session is, and the policy in force. Everything is cached for the life of the process and read again when
+//! `invalidation` says so.
+//!
+//! No borrow of a cell is held across a call into Postgres: such a call may run our invalidation callbacks, or raise an
+//! error.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use pgrx::{Inet, direct_function_call, pg_sys};
+
+use super::catalog::{Catalog, Classification, Installation};
+use super::{gucs, invalidation};
+use crate::policy::identity::{Claims, Identity, Login};
+use crate::policy::set::PolicySet;
+
+/// What a hook or the row guard needs to know of the session.
+#[derive(Clone)]
+pub struct Session {
+    /// The extension's tables.
+    pub catalog: Catalog,
+    /// The policy.
+    pub policy: Rc<Policy>,
+    /// Who the session is.
+    pub who: Rc<Who>,
+}
+
+/// The policy as it was read at once.
+pub struct Policy {
+    /// What the pure layer decides from.
+    pub set: PolicySet,
+    /// How each classified table is classified.
+    pub classified: BTreeMap<u32, Classification>,
+}
+
+/// The session's identity and what follows from it.
+pub struct Who {
+    /// Its backend.
+    pub identity: Identity,
+    /// Its login role.
+    pub login_role: String,
+    /// Whether no rule is on for it.
+    pub all_off: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Presence {
+    Unknown,
+    Absent,
+    Present(Catalog),
+}
+
+#[derive(PartialEq)]
+struct Basis {
+    session_role: pg_sys::Oid,
+    application_name: String,
+    claim: Option<String>,
+}
+
+struct State {
+    presence: Cell<Presence>,
+    policy: RefCell<Option<Rc<Policy>>>,
+    login: RefCell<Option<Rc<Login>>>,
+    who: RefCell<Option<(Rc<Policy>, Basis, Rc<Who>)>>,
+    worker: Cell<bool>,
+}
+
+thread_local! {
+    static STATE: State = const {
+        State {
+            presence: Cell::new(Presence::Unknown),
+            policy: RefCell::new(None),
+            login: RefCell::new(None),
+            who: RefCell::new(None),
+            worker: Cell::new(false),
+        }
+    };
+}
+
+/// Whether the guard has nothing to do with what runs in this process, or can't look: no transaction or an aborted one,
+/// single-user mode, binary upgrade, a parallel worker (its leader was checked), autovacuum, our own worker.
+///
+/// Called first by every hook, also in databases without the extension, so it costs a few loads.
+pub fn inert() -> bool {
+    // SAFETY: plain reads of the server's globals by its only thread; the functions have no precondition.
+    let outside = unsafe {
+        !pg_sys::IsUnderPostmaster
+            || pg_sys::IsBinaryUpgrade
+            || pg_sys::ParallelWorkerNumber >= 0
+            || pg_sys::MyDatabaseId == pg_sys::InvalidOid
+    };
+    outside || known_absent() || !gucs::enabled() || STATE.with(|s| s.worker.get())
+}
+
+fn known_absent() -> bool {
+    STATE.with(|s| matches!(s.presence.get(), Presence::Absent))
+}
+
+/// Marks this process as the extension's own worker.
+pub fn become_worker() {
+    STATE.with(|s| s.worker.set(true));
+}
+
+/// An apply worker: an error there stops replication for ever, so it is observed and never refused.
+pub fn only_observed() -> bool {
+    // SAFETY: reads a global of the process.
+    unsafe { pg_sys::IsLogicalWorker() }
+}
+
+/// The session's facts; none where the guard is inert.
+pub fn current() -> Option<Session> {
+    if inert() { None } else { load() }
+}
+
+/// The session's facts, whether or not the guard is on; none where the extension isn't, or catalogs can't be read.
+pub fn load() -> Option<Session> {
+    // SAFETY: has no precondition. In an aborted transaction catalogs can't be read.
+    if !unsafe { pg_sys::IsTransactionState() } {
+        return None;
+    }
+    // What other sessions committed counts from this statement on, also where no new lock made Postgres look.
+    // SAFETY: inside a transaction.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    let catalog = catalog()?;
+    let policy = policy(&catalog);
+    let who = who(&policy);
+    Some(Session { catalog, policy, who })
+}
+
+fn catalog() -> Option<Catalog> {
+    invalidation::register();
+    match STATE.with(|s| s.presence.get()) {
+        Presence::Present(catalog) => return Some(catalog),
+        Presence::Absent => return None,
+        Presence::Unknown => {}
+    }
+    let (presence, catalog) = match Catalog::find() {
+        Installation::Complete(catalog) => (Presence::Present(catalog), Some(catalog)),
+        Installation::Absent => (Presence::Absent, None),
+        Installation::Partial => (Presence::Unknown, None),
+    };
+    STATE.with(|s| s.presence.set(presence));
+    catalog
+}
+
+fn policy(catalog: &Catalog) -> Rc<Policy> {
+    if let Some(policy) = STATE.with(|s| s.policy.borrow().clone()) {
+        return policy;
+    }
+    loop {
+        let before = invalidation::policy_generation();
+        let classified = catalog.load_classifications().into_iter().collect();
+        let policy = Rc::new(Policy { set: catalog.load_policy(), classified });
+        // A change that was committed while we read makes what we read a mixture.
+        if invalidation::policy_generation() == before {
+            STATE.with(|s| *s.policy.borrow_mut() = Some(policy.clone()));
+            return policy;
+        }
+    }
+}
+
+fn who(policy: &Rc<Policy>) -> Rc<Who> {
+    // SAFETY: application_name is a C string whenever a session runs, or null before.
+    let application_name = unsafe { text(pg_sys::application_name) };
+    let basis = Basis {
+        // SAFETY: has no precondition in a session.
+        session_role: unsafe { pg_sys::GetSessionUserId() },
+        application_name,
+        claim: gucs::claimed_backend(),
+    };
+    let cached = STATE.with(|s| match &*s.who.borrow() {
+        Some((of, on, who)) if Rc::ptr_eq(of, policy) && *on == basis => Some(who.clone()),
+        _ => None,
+    });
+    if let Some(who) = cached {
+        return who;
+    }
+    let login = login();
+    let claims = Claims {
+        session_role: role_name(basis.session_role),
+        application_name: basis.application_name.clone(),
+        backend: basis.claim.clone(),
+    };
+    let identity = policy.set.identify(&login, &claims);
+    let all_off = policy.set.modes.all_off(identity.name());
+    let who = Rc::new(Who { identity, login_role: login.role.clone(), all_off });
+    STATE.with(|s| *s.who.borrow_mut() = Some((policy.clone(), basis, who.clone())));
+    who
+}
+
+/// What is known of the login. It can't change during a session, but for names.
+fn login() -> Rc<Login> {
+    if let Some(login) = STATE.with(|s| s.login.borrow().clone()) {
+        return login;
+    }
+    // SAFETY: catalog look-ups inside a transaction. The reset value of application_name is what the client sent at
+    // login: SET leaves it alone.
+    let (role, database, application_name) = unsafe {
+        (
+            role_name(pg_sys::GetAuthenticatedUserId()).unwrap_or_default(),
+            text(pg_sys::get_database_name(pg_sys::MyDatabaseId)),
+            text(pg_sys::GetConfigOptionResetString(c"application_name".as_ptr())),
+        )
+    };
+    let login = Rc::new(Login { role, database, application_name, client: client_address() });
+    STATE.with(|s| *s.login.borrow_mut() = Some(login.clone()));
+    login
+}
+
+/// application_name as it is now; none where there is no client.
+pub fn application_name() -> Option<String> {
+    // SAFETY: a C string whenever a session runs, or null before.
+    Some(unsafe { text(pg_sys::application_name) })
+}
+
+/// The client's address; none for a Unix socket or a process without a client.
+pub fn client_address() -> Option<IpAddr> {
+    // SAFETY: the function reads the process's connection, if it has one, and takes no arguments.
+    let address: Option<Inet> = unsafe { direct_function_call(pg_sys::inet_client_addr, &[]) };
+    address?.0.split(['/', '%']).next()?.parse().ok()
+}
+
+/// The name of a role, if it still exists.
+pub fn role_name(role: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a syscache look-up inside a transaction; with noerr a missing role gives null.
+    let name = unsafe { pg_sys::GetUserNameFromId(role, true) };
+    // SAFETY: null or a C string.
+    (!name.is_null()).then(|| unsafe { text(name) })
+}
+
+/// A C string of the server as text; null is empty.
+///
+/// # Safety
+/// `string` is null or a valid C string.
+pub unsafe fn text(string: *const std::ffi::c_char) -> String {
+    if string.is_null() {
+        return String::new();
+    }
+    // SAFETY: not null, and the caller vouches for the rest.
+    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
+}
+
+/// For `invalidation`: the extension may have come or gone.
+pub(super) fn forget_presence() {
+    STATE.with(|s| s.presence.set(Presence::Unknown));
+}
+
+/// For `invalidation`: the policy must be read again.
+pub(super) fn forget_policy() {
+    STATE.with(|s| {
+        // Nobody holds a borrow across a call into Postgres, hence not while a callback runs.
+        if let Ok(mut policy) = s.policy.try_borrow_mut() {
+            *policy = None;
+        }
+        if let Ok(mut login) = s.login.try_borrow_mut() {
+            *login = None;
+        }
+    });
+}
+
+/// For `invalidation`: the tables that are watched.
+pub(super) fn known_catalog() -> Option<Catalog> {
+    STATE.with(|s| match s.presence.get() {
+        Presence::Present(catalog) => Some(catalog),
+        _ => None,
+    })
+}

@@ -1,0 +1,222 @@
+//! The writer's side of the ownership protocol.
+//!
+//! At its first write to a tenant in a transaction a session shares the tenant's lock, accepts invalidations, and learns
+//! the owner from its cache or from the tenant's row as it is *now*. From then on until the transaction ends nobody can
+//! hand the tenant over, so later rows need no more than a look into [`Held`].
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use super::locks::{self, Patience, Tag};
+use super::session::Session;
+use super::{gucs, invalidation, report};
+use crate::policy::ownership::{Freeze, TenantState};
+use crate::policy::tenant::TenantKey;
+
+/// How many tenants a transaction locks one by one before it shares the lock on all of them: few enough that a server
+/// full of such transactions stays within its lock table at the default `max_locks_per_transaction` (64), and enough that
+/// a request that touches a handful never makes a cutover of another tenant wait.
+const ESCALATE_AFTER: usize = 32;
+
+/// How many owners a session remembers across transactions. Past that it forgets them all and reads again.
+const REMEMBERED_OWNERS: usize = 16_384;
+
+/// A tenant and the answer to "who may write it?", valid while its lock is held.
+pub struct Tenant {
+    /// Its key.
+    pub key: TenantKey,
+    /// Its owner; none = nobody, because no migration has begun.
+    pub owner: Option<String>,
+    /// A freeze, in force or expired.
+    pub freeze: Option<Freeze>,
+}
+
+/// The tenants whose locks this transaction holds, by the raw bytes of their column's value.
+struct Held {
+    tenants: HashMap<Box<[u8]>, Rc<Tenant>>,
+    /// The same keys in the order they were locked, each with the nesting level of the subtransaction that holds the
+    /// lock. Levels never fall along the journal, so a subtransaction's end touches its tail alone.
+    journal: Vec<(Box<[u8]>, i32)>,
+    /// The nesting level that holds the lock on all tenants.
+    all: Option<i32>,
+}
+
+thread_local! {
+    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+    static OWNERS: RefCell<Option<HashMap<Box<[u8]>, Rc<Tenant>>>> = const { RefCell::new(None) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The tenant of a column value, with its lock held. `raw` identifies the value within this database: a tag for the
+/// column's type and the value's bytes. `key` makes the canonical key, on a miss.
+pub fn hold(session: &Session, raw: &[u8], key: impl FnOnce() -> TenantKey) -> Rc<Tenant> {
+    if let Some(tenant) = held(raw) {
+        return tenant;
+    }
+    let key = key();
+    if !shares_all() {
+        if held_one_by_one() < ESCALATE_AFTER {
+            wait(Tag::tenant(&key), Some(&key));
+        } else {
+            share_all();
+        }
+    }
+    // Whoever changed this tenant's owner sent the invalidation before releasing the lock that we have just got.
+    // SAFETY: inside a transaction.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    let tenant = owner(session, raw, key);
+    if !shares_all() {
+        remember_held(raw, tenant.clone());
+    }
+    tenant
+}
+
+/// Shares the lock on all tenants until the (sub)transaction ends.
+pub fn share_all() {
+    if shares_all() {
+        return;
+    }
+    wait(Tag::all(), None);
+    let level = nesting_level();
+    with_held(|held| held.all = Some(level));
+    // SAFETY: inside a transaction.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+}
+
+fn wait(tag: Tag, tenant: Option<&TenantKey>) {
+    register();
+    let milliseconds = gucs::hold_timeout();
+    if locks::share(tag, Patience { milliseconds }).is_ok() {
+        return;
+    }
+    let what = tenant.map_or_else(|| "all tenants".to_owned(), |t| format!("tenant \"{t}\""));
+    report::error(
+        PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+        format!("{what} could not be written within holdfast.hold_timeout"),
+        format!("A cutover or freeze held the writer for {milliseconds} ms without coming to an end."),
+        "Retry the transaction; the tenant's owner may have changed meanwhile.",
+    )
+}
+
+/// Looks into the session's cache, then into the table.
+fn owner(session: &Session, raw: &[u8], key: TenantKey) -> Rc<Tenant> {
+    if let Some(tenant) = OWNERS.with(|o| o.borrow().as_ref().and_then(|o| o.get(raw).cloned())) {
+        return tenant;
+    }
+    let generation = (invalidation::ownership_generation(), invalidation::policy_generation());
+    let state = session.catalog.tenant_state(&key);
+    let default = || session.policy.set.default_owner.clone();
+    let tenant = Rc::new(match state {
+        Some(TenantState { owner, freeze }) => Tenant { key, owner: owner.or_else(default), freeze },
+        None => Tenant { key, owner: default(), freeze: None },
+    });
+    // An invalidation that came in while we read may be about this very row.
+    if generation == (invalidation::ownership_generation(), invalidation::policy_generation()) {
+        OWNERS.with(|o| {
+            let mut owners = o.borrow_mut();
+            let owners = owners.get_or_insert_with(HashMap::new);
+            if owners.len() >= REMEMBERED_OWNERS {
+                owners.clear();
+            }
+            owners.insert(raw.into(), tenant.clone());
+        });
+    }
+    tenant
+}
+
+/// For `invalidation`: owners may have changed. Tenants whose locks are held can't have.
+pub(super) fn forget_owners() {
+    OWNERS.with(|o| {
+        if let Ok(mut owners) = o.try_borrow_mut() {
+            *owners = None;
+        }
+    });
+}
+
+fn held(raw: &[u8]) -> Option<Rc<Tenant>> {
+    HELD.with(|h| h.borrow().as_ref()?.tenants.get(raw).cloned())
+}
+
+fn held_one_by_one() -> usize {
+    HELD.with(|h| h.borrow().as_ref().map_or(0, |held| held.journal.len()))
+}
+
+fn shares_all() -> bool {
+    HELD.with(|h| h.borrow().as_ref().is_some_and(|held| held.all.is_some()))
+}
+
+fn remember_held(raw: &[u8], tenant: Rc<Tenant>) {
+    let level = nesting_level();
+    with_held(|held| {
+        held.tenants.insert(raw.into(), tenant);
+        held.journal.push((raw.into(), level));
+    });
+}
+
+fn with_held(change: impl FnOnce(&mut Held)) {
+    HELD.with(|h| {
+        let mut held = h.borrow_mut();
+        change(held.get_or_insert_with(|| Held { tenants: HashMap::new(), journal: Vec::new(), all: None }));
+    });
+}
+
+fn nesting_level() -> i32 {
+    // SAFETY: has no precondition.
+    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+}
+
+fn register() {
+    if REGISTERED.replace(true) {
+        return;
+    }
+    // SAFETY: the callbacks are functions of this library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(transaction_ended), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(subtransaction_ended), std::ptr::null_mut());
+    }
+}
+
+/// Runs in commit and abort, where an error could take the cluster down: it only touches this process's memory.
+unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _: *mut std::ffi::c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
+    if matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE) {
+        HELD.with(|h| {
+            if let Ok(mut held) = h.try_borrow_mut() {
+                *held = None;
+            }
+        });
+    }
+}
+
+/// A subtransaction that rolls back has released the locks that it took; one that commits gave them to its parent.
+unsafe extern "C-unwind" fn subtransaction_ended(
+    event: pg_sys::SubXactEvent::Type,
+    _: pg_sys::SubTransactionId,
+    _: pg_sys::SubTransactionId,
+    _: *mut std::ffi::c_void,
+) {
+    use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
+    let ended = nesting_level();
+    HELD.with(|h| {
+        let Ok(mut held) = h.try_borrow_mut() else { return };
+        let Some(held) = held.as_mut() else { return };
+        match event {
+            SUBXACT_EVENT_ABORT_SUB => {
+                while let Some((raw, _)) = held.journal.pop_if(|(_, level)| *level >= ended) {
+                    held.tenants.remove(&raw);
+                }
+                held.all = held.all.filter(|level| *level < ended);
+            }
+            SUBXACT_EVENT_COMMIT_SUB => {
+                for (_, level) in held.journal.iter_mut().rev().take_while(|(_, level)| *level >= ended) {
+                    *level = ended - 1;
+                }
+                held.all = held.all.map(|level| level.min(ended - 1));
+            }
+            _ => {}
+        }
+    });
+}
