@@ -116,19 +116,16 @@ CREATE TABLE holdfast.event (
 );
 CREATE INDEX ON holdfast.event (at);
 
-SELECT pg_catalog.pg_extension_config_dump(name::regclass, condition)
-FROM (VALUES
-    ('holdfast.migration', ''),
-    ('holdfast.backend', ''),
-    ('holdfast.mode_override', ''),
-    ('holdfast.identity', ''),
-    ('holdfast.identity_id_seq', ''),
-    -- A dropped table leaves a bare number behind, which no restore could resolve.
-    ('holdfast.classified_table', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)'),
-    ('holdfast.write_permission', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)'),
-    ('holdfast.ownership', ''),
-    ('holdfast.ownership_change', ''),
-    ('holdfast.ownership_change_id_seq', ''),
-    ('holdfast.event', ''),
-    ('holdfast.event_id_seq', '')
-) AS dumped (name, condition);
+-- What a dump carries. A dropped table leaves a bare number behind, which no restore could resolve.
+SELECT pg_catalog.pg_extension_config_dump('holdfast.migration', '');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.backend', '');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.mode_override', '');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.identity', '');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.identity_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.classified_table', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.write_permission', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.ownership', '');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.ownership_change', '');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.ownership_change_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.event', '');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.event_id_seq', '');

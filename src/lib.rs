@@ -17,8 +17,7 @@ pgrx::pg_module_magic!();
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
 pgrx::extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/views.sql", name = "views", requires = ["triggers"]);
-pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["views"]);
-pgrx::extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
+pgrx::extension_sql_file!("../sql/comments_and_grants.sql", name = "comments_and_grants", finalize);
 
 /// Runs when Postgres loads the library.
 #[allow(non_snake_case, unsafe_code, reason = "the name that Postgres looks for")]

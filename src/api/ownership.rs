@@ -18,18 +18,11 @@ use crate::policy::tenant::{TenantKey, TenantType};
 /// How long freeze() and unfreeze() wait for open transactions of the tenant, in milliseconds.
 const FREEZE_PAUSE: i32 = 2_000;
 
-type CutoverRow = TableIterator<
-    'static,
-    (
-        name!(tenant, String),
-        name!(from_backend, String),
-        name!(to_backend, String),
-        name!(epoch, i64),
-        name!(paused, Interval),
-        name!(restore_point, Option<String>),
-        name!(lsn, PgLsn),
-    ),
->;
+/// How long rollback_cutover() waits likewise: as long as cutover() does by default.
+const ROLLBACK_PAUSE: i32 = 2_000;
+
+/// tenant, from, to, epoch, pause, restore point, position in the log.
+type HandedOver = (String, String, String, i64, Interval, Option<String>, PgLsn);
 
 /// The backend that owns a tenant; NULL before a migration has begun.
 #[pg_extern(stable, parallel_restricted)]
@@ -44,12 +37,24 @@ fn owner_of(tenant: Option<&str>) -> Option<String> {
 /// writers are held meanwhile. One tenant a transaction.
 #[pg_extern(security_definer)]
 #[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity, reason = "a row is written as its columns, and pgrx looks through no alias")]
 fn cutover(
     tenant: Option<&str>,
     to_backend: Option<&str>,
     max_pause: default!(Option<Interval>, "'2 s'"),
     require_ready: default!(Option<bool>, "true"),
-) -> CutoverRow {
+) -> TableIterator<
+    'static,
+    (
+        name!(tenant, String),
+        name!(from_backend, String),
+        name!(to_backend, String),
+        name!(epoch, i64),
+        name!(paused, Interval),
+        name!(restore_point, Option<String>),
+        name!(lsn, PgLsn),
+    ),
+> {
     let session = facts();
     let tenant = canonical(&session, required(tenant, "tenant"));
     let to = required(to_backend, "to_backend");
@@ -60,13 +65,25 @@ fn cutover(
     let from = before.and_then(|s| s.owner).or_else(|| session.policy.set.default_owner.clone());
     may_cut_over(&session, &tenant, from.as_deref(), to);
 
-    hand_over(&tenant, to, "cutover", pause)
+    TableIterator::once(hand_over(&tenant, to, "cutover", pause))
 }
 
 /// Hands a tenant back to the backend that owned it before the last cutover.
 #[pg_extern(security_definer)]
 #[search_path(pg_catalog, pg_temp)]
-fn rollback_cutover(tenant: Option<&str>) -> CutoverRow {
+#[allow(clippy::type_complexity, reason = "as above")]
+fn rollback_cutover(tenant: Option<&str>) -> TableIterator<
+    'static,
+    (
+        name!(tenant, String),
+        name!(from_backend, String),
+        name!(to_backend, String),
+        name!(epoch, i64),
+        name!(paused, Interval),
+        name!(restore_point, Option<String>),
+        name!(lsn, PgLsn),
+    ),
+> {
     let session = facts();
     let tenant = canonical(&session, required(tenant, "tenant"));
     let previous = fetch::<String>("SELECT previous_owner FROM holdfast.ownership WHERE tenant = $1", &[key(&tenant)]);
@@ -78,7 +95,7 @@ fn rollback_cutover(tenant: Option<&str>) -> CutoverRow {
             "See SELECT * FROM holdfast.ownership_history;",
         );
     };
-    hand_over(&tenant, &previous, "rollback", milliseconds(Some(Interval::from_seconds(2.0))))
+    TableIterator::once(hand_over(&tenant, &previous, "rollback", ROLLBACK_PAUSE))
 }
 
 /// Stops all writes to a tenant, until `until` or until it is unfrozen.
@@ -145,7 +162,7 @@ fn unfreeze(tenant: Option<&str>) {
 }
 
 /// The change itself, forwards or back: lock, check again, change, record, tell.
-fn hand_over(tenant: &TenantKey, to: &str, action: &'static str, pause: i32) -> CutoverRow {
+fn hand_over(tenant: &TenantKey, to: &str, action: &'static str, pause: i32) -> HandedOver {
     let exclusive = exclude(tenant, pause);
     let from = owner_now(&exclusive, tenant);
     may_cut_over(&exclusive.session, tenant, Some(&from), to);
@@ -170,15 +187,7 @@ fn hand_over(tenant: &TenantKey, to: &str, action: &'static str, pause: i32) -> 
         restore_point: restore_point.as_deref(),
         reason: None,
     });
-    TableIterator::once((
-        tenant.as_str().to_owned(),
-        from,
-        to.to_owned(),
-        epoch,
-        paused,
-        restore_point,
-        PgLsn(lsn),
-    ))
+    (tenant.as_str().to_owned(), from, to.to_owned(), epoch, paused, restore_point, PgLsn(lsn))
 }
 
 struct Change<'a> {

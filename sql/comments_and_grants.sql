@@ -46,3 +46,11 @@ COMMENT ON FUNCTION holdfast.grant_auditor IS 'Lets a role read every view';
 COMMENT ON FUNCTION holdfast.lock_holders IS 'Who holds a tenant''s lock, as a sentence';
 COMMENT ON FUNCTION holdfast.guard_row IS 'The row guard';
 COMMENT ON FUNCTION holdfast.policy_changed IS 'Makes every session read the policy again';
+
+-- Nothing that changes policy can be called by PUBLIC. Three functions can: applications and routers need them.
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA holdfast FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA holdfast FROM PUBLIC;
+
+GRANT USAGE ON SCHEMA holdfast TO PUBLIC;
+GRANT EXECUTE ON FUNCTION holdfast.current_backend(), holdfast.whoami(), holdfast.owner_of(text) TO PUBLIC;
