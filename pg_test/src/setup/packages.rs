@@ -118,10 +118,9 @@ fn install(apt: Option<&Apt>, missing: &[String], ui: &Ui) -> Result<()> {
 fn install_pgaudit(apt: &Apt, major: u16, ui: &Ui) {
     let folder = PathBuf::from(format!("/usr/lib/postgresql/{major}/lib"));
     let pgaudit = format!("postgresql-{major}-pgaudit");
-    if folder.is_dir() && !folder.join("pgaudit.so").exists() && offered(&pgaudit) {
-        if let Err(error) = install(Some(apt), &[pgaudit], ui) {
-            ui.say(&format!("tests with pgaudit will be skipped: {error:#}"));
-        }
+    let can_be_had = folder.is_dir() && !folder.join("pgaudit.so").exists() && offered(&pgaudit);
+    if can_be_had && let Err(error) = install(Some(apt), &[pgaudit], ui) {
+        ui.say(&format!("tests with pgaudit will be skipped: {error:#}"));
     }
 }
 

@@ -1,6 +1,21 @@
 //! The suite: tests over real connections, one file a promise or an attack.
 //!
-//! A new file is a module here and a line in [`registry`].
+//! A new file is a module here and a line in [`registry`]:
+//!
+//! ```ignore
+//! pub fn tests() -> Vec<Test> {
+//!     vec![Test::shared("truncate_blocked", truncate_blocked)]
+//! }
+//!
+//! fn truncate_blocked(cluster: &Cluster) -> Result<()> {
+//!     let database = cluster.guarded_database("truncate")?;
+//!     let rebuilt = database.role("rebuilt")?;
+//!     database.connect()?.exec("CREATE TABLE t (id int)")?;
+//!     let refusal = database.connect_as(&rebuilt)?.refused("TRUNCATE t")?;
+//!     ensure!(refusal.code == "WG016", "{refusal:?}");
+//!     Ok(())
+//! }
+//! ```
 
 mod harness;
 mod runner;
