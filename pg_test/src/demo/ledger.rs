@@ -1,6 +1,7 @@
 //! What the clients were told: their own record of every attempt, kept outside the database.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::Mutex;
@@ -99,11 +100,9 @@ impl Outcome {
     /// Reads the outcome of an attempt off its error.
     pub fn of(error: &Error) -> Outcome {
         let Some(database) = error.as_db_error() else {
-            return if error.is_closed() {
-                Outcome::Unknown(error.to_string())
-            } else {
-                Outcome::Failed(error.to_string())
-            };
+            let lost = error.is_closed() || error.source().is_some_and(|cause| cause.is::<std::io::Error>());
+            let outcome = if lost { Outcome::Unknown } else { Outcome::Failed };
+            return outcome(format!("{error:?}"));
         };
         let code = database.code();
         let again =

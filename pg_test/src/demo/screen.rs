@@ -76,7 +76,8 @@ impl Screen {
     pub fn watch(&self, traffic: &Traffic, lasting: Duration) -> Result<()> {
         let started = Instant::now();
         let bar = self.spinner();
-        let (mut last, mut since) = (traffic.meter.totals(), Instant::now());
+        let before = traffic.meter.totals();
+        let (mut last, mut since) = (before, started);
         let mut every = if self.live { TICK } else { LINE_EVERY };
         while started.elapsed() < lasting {
             // A tick of the display; nothing waits for it.
@@ -97,6 +98,8 @@ impl Screen {
         }
         if let Some(bar) = bar {
             bar.finish_and_clear();
+            // A log has its lines already; on a terminal the mean is what stays.
+            self.say(&rates(&before, &traffic.meter.totals(), started.elapsed()));
         }
         Ok(())
     }
