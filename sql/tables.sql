@@ -47,6 +47,8 @@ CREATE TABLE holdfast.classified_table (
     class text NOT NULL CHECK (class IN ('tenant', 'global', 'exempt')),
     tenant_column text,
     backend text REFERENCES holdfast.backend,
+    -- The relation as a bare number: where it differs, the row came out of a dump.
+    classified_oid oid NOT NULL,
     classified_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     CHECK ((class = 'tenant') = (tenant_column IS NOT NULL)),
     CHECK (class = 'exempt' OR backend IS NULL)

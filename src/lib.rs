@@ -22,7 +22,6 @@ pgrx::extension_sql_file!("../sql/comments_and_grants.sql", name = "comments_and
 /// Runs when Postgres loads the library.
 #[allow(non_snake_case, unsafe_code, reason = "the name that Postgres looks for")]
 #[pgrx::pg_guard]
-#[unsafe(no_mangle)]
 pub extern "C-unwind" fn _PG_init() {
     pg::require_preload();
     pg::gucs::define();

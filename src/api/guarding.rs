@@ -93,7 +93,8 @@ pub(super) fn classified(session: &Session, relation: Regclass) -> Regclass {
     let relation = guardable(session, relation);
     let known = relation::facts(session, relation.0);
     if !known.is_some_and(|r| has_surface(&r.table.class)) {
-        let class = fetch::<String>("SELECT class FROM holdfast.classified_table WHERE relation = $1", &[relation.into()]);
+        let class =
+            fetch::<String>("SELECT class FROM holdfast.classified_table WHERE relation = $1", &[relation.into()]);
         let class = class.unwrap_or_else(|| "unclassified".to_owned());
         error(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -186,9 +187,10 @@ fn lock(relation: Regclass) {
 
 fn classify(relation: Regclass, class: &str, tenant_column: Option<&str>, backend: Option<&str>) {
     execute(
-        "INSERT INTO holdfast.classified_table (relation, class, tenant_column, backend) VALUES ($1, $2, $3, $4)
+        "INSERT INTO holdfast.classified_table (relation, class, tenant_column, backend, classified_oid)
+         VALUES ($1, $2, $3, $4, $1::pg_catalog.oid)
          ON CONFLICT (relation) DO UPDATE SET class = excluded.class, tenant_column = excluded.tenant_column,
-             backend = excluded.backend, classified_at = excluded.classified_at",
+             backend = excluded.backend, classified_oid = excluded.classified_oid, classified_at = excluded.classified_at",
         &[relation.into(), class.into(), tenant_column.into(), backend.into()],
     );
 }

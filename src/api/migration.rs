@@ -116,11 +116,7 @@ fn set_default_backend(backend: Option<&str>) {
 /// Sets the mode: everywhere, or for a backend, a rule, or both. NULL with a backend or a rule takes that exception back.
 #[pg_extern(security_definer)]
 #[search_path(pg_catalog, pg_temp)]
-fn set_mode(
-    mode: Option<&str>,
-    backend: default!(Option<&str>, "NULL"),
-    rule: default!(Option<&str>, "NULL"),
-) {
+fn set_mode(mode: Option<&str>, backend: default!(Option<&str>, "NULL"), rule: default!(Option<&str>, "NULL")) {
     let session = facts();
     let mode: Option<Mode> = mode.map(|m| parsed(m, "mode", Mode::NAMES));
     let backend = backend.map(|b| known_backend(&session, b));

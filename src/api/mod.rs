@@ -65,8 +65,12 @@ fn known_backend<'a>(session: &Session, backend: &'a str) -> &'a str {
         let mut known: Vec<_> = session.policy.set.backends.iter().map(|b| b.name.as_str()).collect();
         known.sort_unstable();
         let hint = match known.as_slice() {
-            [] => "Register backends with SELECT holdfast.begin_migration(...) or holdfast.add_backend(...).".to_owned(),
-            known => format!("Registered are: {}. Register another with SELECT holdfast.add_backend(...).", known.join(", ")),
+            [] => {
+                "Register backends with SELECT holdfast.begin_migration(...) or holdfast.add_backend(...).".to_owned()
+            }
+            known => {
+                format!("Registered are: {}. Register another with SELECT holdfast.add_backend(...).", known.join(", "))
+            }
         };
         error(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("backend \"{backend}\" does not exist"), "", hint);
     }

@@ -72,7 +72,9 @@ fn cutover(
 #[pg_extern(security_definer)]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity, reason = "as above")]
-fn rollback_cutover(tenant: Option<&str>) -> TableIterator<
+fn rollback_cutover(
+    tenant: Option<&str>,
+) -> TableIterator<
     'static,
     (
         name!(tenant, String),
@@ -101,11 +103,7 @@ fn rollback_cutover(tenant: Option<&str>) -> TableIterator<
 /// Stops all writes to a tenant, until `until` or until it is unfrozen.
 #[pg_extern(security_definer)]
 #[search_path(pg_catalog, pg_temp)]
-fn freeze(
-    tenant: Option<&str>,
-    reason: Option<&str>,
-    until: default!(Option<TimestampWithTimeZone>, "NULL"),
-) {
+fn freeze(tenant: Option<&str>, reason: Option<&str>, until: default!(Option<TimestampWithTimeZone>, "NULL")) {
     let reason = required(reason, "reason").trim();
     if reason.is_empty() {
         error(
@@ -134,7 +132,14 @@ fn freeze(
              frozen_until = excluded.frozen_until, changed_at = excluded.changed_at, changed_by = excluded.changed_by",
         &[key(&tenant), owner.as_str().into(), reason.into(), until.into()],
     );
-    record(&Change { tenant: &tenant, action: "freeze", from: &owner, to: &owner, reason: Some(reason), ..Change::none() });
+    record(&Change {
+        tenant: &tenant,
+        action: "freeze",
+        from: &owner,
+        to: &owner,
+        reason: Some(reason),
+        ..Change::none()
+    });
 }
 
 /// Ends a freeze.

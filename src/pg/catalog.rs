@@ -48,6 +48,8 @@ pub struct Classification {
     pub tenant_column: Option<String>,
     /// Of an exempt table.
     pub backend: Option<String>,
+    /// The table's oid when it was classified. A restored table has another.
+    pub classified_oid: u32,
 }
 
 impl Catalog {
@@ -87,19 +89,17 @@ impl Catalog {
 
     /// The tables that make up the policy, but for ownership.
     pub fn policy_tables(&self) -> [pg_sys::Oid; 6] {
-        [
-            self.migration,
-            self.backend,
-            self.mode_override,
-            self.identity,
-            self.classified_table,
-            self.write_permission,
-        ]
+        [self.migration, self.backend, self.mode_override, self.identity, self.classified_table, self.write_permission]
     }
 
     /// The table of owners.
     pub fn ownership_table(&self) -> pg_sys::Oid {
         self.ownership
+    }
+
+    /// Its index, which REINDEX CONCURRENTLY replaces.
+    pub fn ownership_index(&self) -> pg_sys::Oid {
+        self.ownership_key
     }
 
     /// Reads the whole policy but ownership and classes.
@@ -154,7 +154,12 @@ impl Catalog {
         let mut classifications = Vec::new();
         scan(self.classified_table, |row| {
             let class = row.text(1).unwrap_or_default();
-            let classification = Classification { class, tenant_column: row.text(2), backend: row.text(3) };
+            let classification = Classification {
+                class,
+                tenant_column: row.text(2),
+                backend: row.text(3),
+                classified_oid: row.oid(4).to_u32(),
+            };
             classifications.push((row.oid(0).to_u32(), classification));
         });
         classifications
@@ -268,7 +273,11 @@ fn scan_with(
     // snapshot); the scan key lives as long as the scan, and the tuple is deformed before the next is fetched. If an error
     // is raised in between, the resource owner closes scan and table.
     unsafe {
-        let relation = pg_sys::table_open(table, lock);
+        let relation = pg_sys::try_table_open(table, lock);
+        if relation.is_null() {
+            // The extension is being dropped; its invalidation has just arrived.
+            return;
+        }
         let mut scan_key = pg_sys::ScanKeyData::default();
         let (index, keys) = match key {
             None => (pg_sys::InvalidOid, 0),

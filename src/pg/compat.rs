@@ -9,7 +9,9 @@ use std::ffi::{c_char, c_int};
 use pgrx::pg_sys;
 
 unsafe extern "C-unwind" {
+    /// executor/executor.h.
     pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, eflags: c_int);
+    /// tcop/utility.h.
     pub fn standard_ProcessUtility(
         pstmt: *mut pg_sys::PlannedStmt,
         query_string: *const c_char,
@@ -23,12 +25,19 @@ unsafe extern "C-unwind" {
     /// executor/tuptable.h. Can't raise an error for the slots that a row trigger is given.
     pub fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attnum: c_int);
 
+    /// utils/elog.h.
     pub fn errstart(elevel: c_int, domain: *const c_char) -> bool;
+    /// utils/elog.h.
     pub fn errcode(sqlstate: c_int) -> c_int;
+    /// utils/elog.h.
     pub fn errmsg_internal(format: *const c_char, ...) -> c_int;
+    /// utils/elog.h.
     pub fn errdetail_internal(format: *const c_char, ...) -> c_int;
+    /// utils/elog.h.
     pub fn errhint(format: *const c_char, ...) -> c_int;
+    /// utils/elog.h.
     pub fn err_generic_string(field: c_int, value: *const c_char) -> c_int;
+    /// utils/elog.h.
     pub fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
 
     /// commands/async.h.
@@ -39,7 +48,9 @@ unsafe extern "C-unwind" {
     pub fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
     /// utils/timeout.h.
     pub fn RegisterTimeout(id: c_int, handler: Option<unsafe extern "C-unwind" fn()>) -> c_int;
+    /// utils/timeout.h.
     pub fn enable_timeout_every(id: c_int, first: pg_sys::TimestampTz, every_ms: c_int);
+    /// utils/timeout.h.
     pub fn disable_timeout(id: c_int, keep_indicator: bool);
     /// storage/proc.h.
     pub fn CheckDeadLockAlert();
@@ -61,7 +72,7 @@ pub struct RequestedWrite {
     pub updated: *mut pg_sys::Bitmapset,
 }
 
-const WRITES: u32 = (pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE) as u32;
+const WRITES: u32 = pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE;
 
 /// The entries of an ExecutorCheckPerms hook's list that write.
 ///

@@ -57,16 +57,12 @@ pub fn exclude_writers(tenant: &TenantKey, milliseconds: i32) -> Result<Exclusiv
         let spent = (trigger::now() - since) / 1_000;
         Patience { milliseconds: milliseconds.saturating_sub(i32::try_from(spent).unwrap_or(i32::MAX)).max(1) }
     };
-    // The tenant first, then all: see locks.rs.
-    let steps: [(Tag, &dyn Fn() -> Result<(), TimedOut>); 2] = [
-        (Tag::tenant(tenant), &|| locks::exclude(Tag::tenant(tenant), left())),
-        (Tag::all(), &|| locks::intend(left())),
-    ];
+    let timed_out = |tag| move |TimedOut| NoLock::TimedOut { tag };
     in_subtransaction(AssertUnwindSafe(|| {
-        for (tag, step) in steps {
-            step().map_err(|TimedOut| NoLock::TimedOut { tag })?;
-        }
-        Ok(())
+        // The tenant first, then all: see locks.rs.
+        let tag = Tag::tenant(tenant);
+        locks::exclude(tag, left()).map_err(timed_out(tag))?;
+        locks::intend(left()).map_err(timed_out(Tag::all()))
     }))?;
     HANDED_OVER.with(|h| *h.borrow_mut() = Some(tenant.clone()));
     let session = session::load().ok_or(NoLock::NotInstalled)?;

@@ -45,6 +45,8 @@ unsafe extern "C-unwind" fn relation_changed(_: pg_sys::Datum, relation: pg_sys:
         if everything || catalog.policy_tables().contains(&relation) {
             POLICY.set(POLICY.get().wrapping_add(1));
             session::forget_policy();
+            // It may also be being dropped.
+            session::forget_presence();
             relation::forget_all();
         }
         if everything || relation == catalog.ownership_table() {
@@ -52,7 +54,7 @@ unsafe extern "C-unwind" fn relation_changed(_: pg_sys::Datum, relation: pg_sys:
             tenants::forget_owners();
         }
     }
-    if everything {
+    if everything || session::known_catalog().is_some_and(|c| c.ownership_index() == relation) {
         session::forget_presence();
     }
     relation::forget(relation);

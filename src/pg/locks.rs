@@ -209,7 +209,8 @@ impl DeadlockRecheck {
             });
             let first = pg_sys::GetCurrentTimestamp() + i64::from(Self::EVERY_MS) * 1_000;
             compat::enable_timeout_every(timeout, first, Self::EVERY_MS);
-            let log_lock_waits = std::mem::replace(&mut *(&raw mut pg_sys::log_lock_waits), false);
+            let log_lock_waits = pg_sys::log_lock_waits;
+            pg_sys::log_lock_waits = false;
             DeadlockRecheck { timeout, log_lock_waits }
         }
     }
@@ -218,7 +219,7 @@ impl DeadlockRecheck {
         // SAFETY: undoes what start() did.
         unsafe {
             compat::disable_timeout(self.timeout, false);
-            *(&raw mut pg_sys::log_lock_waits) = self.log_lock_waits;
+            pg_sys::log_lock_waits = self.log_lock_waits;
         }
     }
 }

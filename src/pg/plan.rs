@@ -25,10 +25,7 @@ pub unsafe fn unfiltered_writes(statement: *const pg_sys::PlannedStmt) -> Vec<Un
     }
 }
 
-unsafe fn unfiltered_write(
-    statement: *const pg_sys::PlannedStmt,
-    top: *mut pg_sys::Plan,
-) -> Option<UnfilteredWrite> {
+unsafe fn unfiltered_write(statement: *const pg_sys::PlannedStmt, top: *mut pg_sys::Plan) -> Option<UnfilteredWrite> {
     // SAFETY: a node is cast to the type that its tag names.
     unsafe {
         if top.is_null() || (*top).type_ != pg_sys::NodeTag::T_ModifyTable {
@@ -41,10 +38,9 @@ unsafe fn unfiltered_write(
             _ => return None,
         };
         let targets = modify.resultRelations;
-        let is_target = |index: pg_sys::Index| {
-            (0..compat::list_length(targets)).any(|n| list_nth_int(targets, n) == index as i32)
-        };
-        if !reads_every_row(statement, (*top).lefttree, &is_target) {
+        let is_target =
+            |index: pg_sys::Index| (0..compat::list_length(targets)).any(|n| list_nth_int(targets, n) == index as i32);
+        if !reads_every_row((*top).lefttree, &is_target) {
             return None;
         }
         let index = match modify.rootRelation {
@@ -58,11 +54,7 @@ unsafe fn unfiltered_write(
 
 /// Whether a plan gives every row of the target. What isn't known to do so is taken to limit them: a false alarm would
 /// stop a statement that is right.
-unsafe fn reads_every_row(
-    statement: *const pg_sys::PlannedStmt,
-    plan: *mut pg_sys::Plan,
-    is_target: &dyn Fn(pg_sys::Index) -> bool,
-) -> bool {
+unsafe fn reads_every_row(plan: *mut pg_sys::Plan, is_target: &dyn Fn(pg_sys::Index) -> bool) -> bool {
     use pg_sys::NodeTag::*;
     // SAFETY: a node is cast to the type that its tag names; children are null or plans.
     unsafe {
@@ -70,7 +62,7 @@ unsafe fn reads_every_row(
         if !node.qual.is_null() {
             return false;
         }
-        let below = |child| reads_every_row(statement, child, is_target);
+        let below = |child| reads_every_row(child, is_target);
         match node.type_ {
             T_SeqScan => is_target(scan_index(plan)),
             T_IndexScan => {
@@ -81,7 +73,7 @@ unsafe fn reads_every_row(
                 let scan = &*plan.cast::<pg_sys::IndexOnlyScan>();
                 is_target(scan_index(plan)) && scan.indexqual.is_null() && !is_partial(scan.indexid)
             }
-            T_Append => all(( *plan.cast::<pg_sys::Append>()).appendplans, below),
+            T_Append => all((*plan.cast::<pg_sys::Append>()).appendplans, below),
             T_MergeAppend => all((*plan.cast::<pg_sys::MergeAppend>()).mergeplans, below),
             T_SubqueryScan => below((*plan.cast::<pg_sys::SubqueryScan>()).subplan),
             // A condition in a Result is about the statement, not about rows: all of them or none.

@@ -69,7 +69,10 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
     let classified = classified_as(&session.policy, oid, partition);
     let (class, tenant_attnum) = class_of(&session.policy, oid, classified);
     // SAFETY: the entry is pinned.
-    let guard = unsafe { guard_state(entry) };
+    let guard = match unsafe { guard_state(entry) } {
+        GuardState::Missing if restored(&session.policy, classified) => GuardState::Unrestored,
+        state => state,
+    };
     // SAFETY: releases the pin taken above.
     unsafe { pg_sys::RelationClose(entry) };
 
@@ -79,6 +82,11 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
     Some(relation)
 }
 
+/// Whether a table's classification came out of a dump.
+fn restored(policy: &Policy, classified: pg_sys::Oid) -> bool {
+    policy.classified.get(&classified.to_u32()).is_some_and(|c| c.classified_oid != classified.to_u32())
+}
+
 /// The nearest table, upwards from a partition, that is classified.
 fn classified_as(policy: &Policy, oid: pg_sys::Oid, partition: bool) -> pg_sys::Oid {
     if !partition || policy.classified.contains_key(&oid.to_u32()) {
@@ -86,14 +94,17 @@ fn classified_as(policy: &Policy, oid: pg_sys::Oid, partition: bool) -> pg_sys::
     }
     // SAFETY: a catalog look-up for a relation that is a partition.
     let ancestors = unsafe { pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| compat::get_partition_ancestors(oid)) };
-    // SAFETY: a list of oids.
-    let mut ancestors =
-        (0..unsafe { compat::list_length(ancestors) }).map(|n| unsafe { compat::list_nth_oid(ancestors, n) });
-    ancestors.find(|ancestor| policy.classified.contains_key(&ancestor.to_u32())).unwrap_or(oid)
+    // SAFETY: a list of oids, or NIL.
+    let length = unsafe { compat::list_length(ancestors) };
+    // SAFETY: n is within the list.
+    let nearest_first = (0..length).map(|n| unsafe { compat::list_nth_oid(ancestors, n) });
+    { nearest_first }.find(|ancestor| policy.classified.contains_key(&ancestor.to_u32())).unwrap_or(oid)
 }
 
 fn class_of(policy: &Policy, oid: pg_sys::Oid, classified: pg_sys::Oid) -> (TableClass, i16) {
-    let Some(classification) = policy.classified.get(&classified.to_u32()) else { return (TableClass::Unclassified, 0) };
+    let Some(classification) = policy.classified.get(&classified.to_u32()) else {
+        return (TableClass::Unclassified, 0);
+    };
     match (classification.class.as_str(), &classification.tenant_column) {
         ("global", _) => (TableClass::Global, 0),
         ("exempt", _) => (TableClass::Exempt { backend: classification.backend.clone() }, 0),
@@ -250,9 +261,10 @@ fn is_citext(type_oid: pg_sys::Oid) -> bool {
 unsafe fn guard_state(entry: pg_sys::Relation) -> GuardState {
     // SAFETY: the caller pins the relcache entry; a relation without triggers has no descriptor.
     let triggers = unsafe {
-        (*entry).trigdesc.as_ref().map_or(&[][..], |d| {
-            std::slice::from_raw_parts(d.triggers, usize::try_from(d.numtriggers).unwrap_or(0))
-        })
+        (*entry)
+            .trigdesc
+            .as_ref()
+            .map_or(&[][..], |d| std::slice::from_raw_parts(d.triggers, usize::try_from(d.numtriggers).unwrap_or(0)))
     };
     let mut state = GuardState::Missing;
     for trigger in triggers.iter().filter(|t| trigger::is_guard_function(t.tgfoid)) {

@@ -70,7 +70,7 @@ pub unsafe fn raise(report: *const Report) {
                 compat::err_generic_string(field as c_int, value);
             }
         }
-        compat::errfinish(c"holdfast".as_ptr(), 0, c"refuse".as_ptr());
+        compat::errfinish(c"report.rs".as_ptr(), line!() as c_int, c"refuse".as_ptr());
     }
 }
 
@@ -90,7 +90,12 @@ fn copy(text: &str) -> *const c_char {
 }
 
 /// Raises an error that is no refusal: bad input, a state that doesn't allow what was asked.
-pub fn error(code: PgSqlErrorCode, message: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> ! {
+pub fn error(
+    code: PgSqlErrorCode,
+    message: impl Into<String>,
+    detail: impl Into<String>,
+    hint: impl Into<String>,
+) -> ! {
     let (detail, hint) = (detail.into(), hint.into());
     let mut report = ErrorReport::new(code, message, "holdfast");
     if !detail.is_empty() {

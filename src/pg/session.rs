@@ -60,11 +60,18 @@ struct Basis {
     claim: Option<String>,
 }
 
+/// An identity, and all that it was decided from.
+struct Decided {
+    policy: Rc<Policy>,
+    basis: Basis,
+    who: Rc<Who>,
+}
+
 struct State {
     presence: Cell<Presence>,
     policy: RefCell<Option<Rc<Policy>>>,
     login: RefCell<Option<Rc<Login>>>,
-    who: RefCell<Option<(Rc<Policy>, Basis, Rc<Who>)>>,
+    who: RefCell<Option<Decided>>,
     worker: Cell<bool>,
 }
 
@@ -172,7 +179,7 @@ fn who(policy: &Rc<Policy>) -> Rc<Who> {
         claim: gucs::claimed_backend(),
     };
     let cached = STATE.with(|s| match &*s.who.borrow() {
-        Some((of, on, who)) if Rc::ptr_eq(of, policy) && *on == basis => Some(who.clone()),
+        Some(d) if Rc::ptr_eq(&d.policy, policy) && d.basis == basis => Some(d.who.clone()),
         _ => None,
     });
     if let Some(who) = cached {
@@ -187,7 +194,7 @@ fn who(policy: &Rc<Policy>) -> Rc<Who> {
     let identity = policy.set.identify(&login, &claims);
     let all_off = policy.set.modes.all_off(identity.name());
     let who = Rc::new(Who { identity, login_role: login.role.clone(), all_off });
-    STATE.with(|s| *s.who.borrow_mut() = Some((policy.clone(), basis, who.clone())));
+    STATE.with(|s| *s.who.borrow_mut() = Some(Decided { policy: policy.clone(), basis, who: who.clone() }));
     who
 }
 

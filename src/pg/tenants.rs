@@ -34,9 +34,12 @@ pub struct Tenant {
     pub freeze: Option<Freeze>,
 }
 
-/// The tenants whose locks this transaction holds, by the raw bytes of their column's value.
+/// Tenants by the raw bytes of their column's value.
+type ByRawKey = HashMap<Box<[u8]>, Rc<Tenant>>;
+
+/// The tenants whose locks this transaction holds.
 struct Held {
-    tenants: HashMap<Box<[u8]>, Rc<Tenant>>,
+    tenants: ByRawKey,
     /// The same keys in the order they were locked, each with the nesting level of the subtransaction that holds the
     /// lock. Levels never fall along the journal, so a subtransaction's end touches its tail alone.
     journal: Vec<(Box<[u8]>, i32)>,
@@ -46,7 +49,7 @@ struct Held {
 
 thread_local! {
     static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
-    static OWNERS: RefCell<Option<HashMap<Box<[u8]>, Rc<Tenant>>>> = const { RefCell::new(None) };
+    static OWNERS: RefCell<Option<ByRawKey>> = const { RefCell::new(None) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 

@@ -293,7 +293,9 @@ pub fn is_guard_function(function: pg_sys::Oid) -> bool {
     let mut info = pg_sys::FmgrInfo::default();
     // SAFETY: a trigger's function exists while its table is locked; fmgr_info loads its library, which for ours is done.
     unsafe { pg_sys::fmgr_info(function, &mut info) };
-    let ours = info.fn_addr.is_some_and(|f| std::ptr::fn_addr_eq(f, holdfast_guard_row as unsafe extern "C-unwind" fn(_) -> _));
+    let ours = info
+        .fn_addr
+        .is_some_and(|f| std::ptr::fn_addr_eq(f, holdfast_guard_row as unsafe extern "C-unwind" fn(_) -> _));
     if ours {
         GUARD.set(function);
     }

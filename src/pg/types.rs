@@ -1,9 +1,7 @@
 //! SQL types that pgrx has no Rust type for.
 
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
-use pgrx::pgrx_sql_entity_graph::metadata::{
-    ArgumentError, Returns, ReturnsError, SqlMapping, SqlTranslatable,
-};
+use pgrx::pgrx_sql_entity_graph::metadata::{ArgumentError, Returns, ReturnsError, SqlMapping, SqlTranslatable};
 use pgrx::{FromDatum, IntoDatum, pg_sys};
 
 /// `regclass`: a table by name, resolved by Postgres.

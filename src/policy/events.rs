@@ -106,7 +106,8 @@ impl Event {
                 self.tenant.as_mut(),
                 Some(&mut self.origin.application_name),
             ];
-            let longest = fields.into_iter().flatten().max_by_key(|f| f.len()).filter(|f| f.len() > 64).ok_or(TooLong)?;
+            let longest =
+                fields.into_iter().flatten().max_by_key(|f| f.len()).filter(|f| f.len() > 64).ok_or(TooLong)?;
             // Escaping makes a byte up to six; halving gets there in a few rounds and keeps the beginning.
             longest.truncate(longest.floor_char_boundary(longest.len() / 2));
             longest.push('…');

@@ -134,11 +134,11 @@ pub fn identify(
     let (base, source) = directory.base(login, &login.role, default);
     let mut identity = Identity { base: base.map(|b| b.name.clone()), backend: base.cloned(), source };
 
-    if base.is_none() {
-        if let Some(rule) = directory.first(login, &login.role, Some(&login.application_name)) {
-            identity.backend = directory.backend(&rule.backend).cloned();
-            identity.source = Source::Rule(rule.id);
-        }
+    if base.is_none()
+        && let Some(rule) = directory.first(login, &login.role, Some(&login.application_name))
+    {
+        identity.backend = directory.backend(&rule.backend).cloned();
+        identity.source = Source::Rule(rule.id);
     }
     if let Some(role) = claims.session_role.as_deref().filter(|role| *role != login.role) {
         let (claimed, source) = directory.base(login, role, default);

@@ -59,7 +59,11 @@ pub fn check_row(identity: &Identity, owned: &Owned, attempt: impl FnOnce() -> A
 }
 
 /// Whether a session may write a row that has no tenant.
-pub fn check_global_row(identity: &Identity, tenant_column: &str, attempt: impl FnOnce() -> Attempt) -> Option<Refusal> {
+pub fn check_global_row(
+    identity: &Identity,
+    tenant_column: &str,
+    attempt: impl FnOnce() -> Attempt,
+) -> Option<Refusal> {
     let backend = identity.backend.as_ref()?;
     if backend.trust == Trust::Proven {
         return None;

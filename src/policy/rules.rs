@@ -142,10 +142,8 @@ impl Refusal {
     /// `unidentified`: no identity rule matches and there is no default backend.
     pub fn unidentified(attempt: Attempt, login_role: &str) -> Refusal {
         let message = format!("role \"{login_role}\" belongs to no backend and may not write guarded tables");
-        let hint = format!(
-            "Say which backend it is: SELECT holdfast.add_identity('...', role := {});",
-            literal(login_role)
-        );
+        let hint =
+            format!("Say which backend it is: SELECT holdfast.add_identity('...', role := {});", literal(login_role));
         Refusal::new(Rule::Unidentified, attempt, message, "", hint)
     }
 
@@ -173,10 +171,8 @@ impl Refusal {
     pub fn retired(attempt: Attempt) -> Refusal {
         let backend = name(&attempt.backend);
         let message = format!("backend \"{backend}\" is retired and may not write");
-        let hint = format!(
-            "Stop its clients, or bring it back: SELECT holdfast.set_trust({}, 'unproven');",
-            literal(backend)
-        );
+        let hint =
+            format!("Stop its clients, or bring it back: SELECT holdfast.set_trust({}, 'unproven');", literal(backend));
         Refusal::new(Rule::OutsideSurface, attempt, message, "", hint)
     }
 
@@ -198,11 +194,8 @@ impl Refusal {
     /// `global_write`: a row of a tenant table that has no tenant.
     pub fn global_row(attempt: Attempt, tenant_column: &str) -> Refusal {
         let backend = name(&attempt.backend);
-        let message = format!(
-            "backend \"{backend}\" may not {} a global row of table \"{}\"",
-            verb(&attempt),
-            table(&attempt)
-        );
+        let message =
+            format!("backend \"{backend}\" may not {} a global row of table \"{}\"", verb(&attempt), table(&attempt));
         let reason = format!("Column \"{tenant_column}\" is null, so the row belongs to every tenant.");
         let hint = format!("Set \"{tenant_column}\", or have a proven backend write the row.");
         Refusal::new(Rule::GlobalWrite, attempt, message, &reason, hint)
@@ -226,7 +219,8 @@ impl Refusal {
     /// `not_owner`: TRUNCATE reaches every tenant, and some belong to another backend or are frozen.
     pub fn truncate_reaches(attempt: Attempt) -> Refusal {
         let backend = name(&attempt.backend);
-        let message = format!("backend \"{backend}\" may not TRUNCATE table \"{}\" of other owners' tenants", table(&attempt));
+        let message =
+            format!("backend \"{backend}\" may not TRUNCATE table \"{}\" of other owners' tenants", table(&attempt));
         let reason = match &attempt.tenant {
             Some(tenant) => format!("It may hold rows of tenant \"{tenant}\", among others."),
             None => "It may hold rows of every tenant that was never handed over.".to_owned(),
@@ -308,10 +302,10 @@ fn verb(attempt: &Attempt) -> &str {
 
 /// The table as a `regclass` argument: quoted as an identifier where it must be, then as a literal.
 fn table_literal(attempt: &Attempt) -> String {
-    attempt.table.as_ref().map_or_else(
-        || "'...'".to_owned(),
-        |t| literal(&format!("{}.{}", identifier(&t.schema), identifier(&t.name))),
-    )
+    attempt
+        .table
+        .as_ref()
+        .map_or_else(|| "'...'".to_owned(), |t| literal(&format!("{}.{}", identifier(&t.schema), identifier(&t.name))))
 }
 
 fn identifier(name: &str) -> String {
@@ -378,16 +372,28 @@ mod tests {
     fn hints_are_commands_that_can_be_typed() {
         let table = "'public.\"Home owners\"'";
         let cases = [
-            (Refusal::outside_surface(attempt("DELETE"), &[]), format!("holdfast.allow_writes('rebuilt', {table}, '{{delete}}');")),
+            (
+                Refusal::outside_surface(attempt("DELETE"), &[]),
+                format!("holdfast.allow_writes('rebuilt', {table}, '{{delete}}');"),
+            ),
             (
                 Refusal::outside_surface(attempt("UPDATE"), &["price", "sold"]),
                 format!("holdfast.allow_writes('rebuilt', {table}, '{{update}}', columns := '{{price,sold}}');"),
             ),
-            (Refusal::global_table(attempt("INSERT"), &[]), format!("holdfast.allow_writes('rebuilt', {table}, '{{insert}}');")),
-            (Refusal::unclassified(attempt("INSERT")), format!("holdfast.guard_table({table}, tenant_column := '...');")),
+            (
+                Refusal::global_table(attempt("INSERT"), &[]),
+                format!("holdfast.allow_writes('rebuilt', {table}, '{{insert}}');"),
+            ),
+            (
+                Refusal::unclassified(attempt("INSERT")),
+                format!("holdfast.guard_table({table}, tenant_column := '...');"),
+            ),
             (Refusal::tenant_frozen(attempt("INSERT"), "audit"), "holdfast.unfreeze('o''hara');".into()),
             (Refusal::unidentified(attempt("INSERT"), "bob"), "holdfast.add_identity('...', role := 'bob');".into()),
-            (Refusal::guard_tampering(attempt("INSERT"), "disabled", "t"), format!("holdfast.guard_table({table}, 't');")),
+            (
+                Refusal::guard_tampering(attempt("INSERT"), "disabled", "t"),
+                format!("holdfast.guard_table({table}, 't');"),
+            ),
             (Refusal::retired(attempt("INSERT")), "holdfast.set_trust('rebuilt', 'unproven');".into()),
         ];
         for (refusal, command) in cases {

@@ -100,8 +100,17 @@ fn a_permission_is_for_its_own_backend() {
 fn a_guard_that_is_off_stops_everybody() {
     for guard in [GuardState::Disabled, GuardState::Missing] {
         for trust in [Some(Trust::Proven), Some(Trust::Unproven), None] {
-            let rules = broken(&session(trust), &table(tenant(), guard), &[allowed(Delete, None)], &[write(Delete, &[])]);
+            let rules =
+                broken(&session(trust), &table(tenant(), guard), &[allowed(Delete, None)], &[write(Delete, &[])]);
             assert_eq!(rules.first(), Some(&Rule::GuardTampering), "{guard:?} {trust:?}");
         }
     }
+}
+
+#[test]
+fn a_restore_may_load_rows_before_it_creates_triggers() {
+    let loads = |trust| broken(&session(trust), &table(tenant(), GuardState::Unrestored), &[], &[write(Insert, &[])]);
+    assert_eq!(loads(Some(Trust::Proven)), []);
+    assert_eq!(loads(Some(Trust::Unproven)).first(), Some(&Rule::GuardTampering));
+    assert_eq!(loads(None).first(), Some(&Rule::GuardTampering));
 }

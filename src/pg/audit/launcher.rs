@@ -42,22 +42,24 @@ pub extern "C-unwind" fn holdfast_launcher_main(_argument: pg_sys::Datum) {
     loop {
         running.retain(|database, worker| {
             let stopped = matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped));
-            if stopped && !queue::drain_ended(*database) {
-                failures.remove(database);
+            if stopped {
+                match queue::drain_ended(*database) {
+                    true => *failures.entry(*database).or_default() += 1,
+                    false => drop(failures.remove(database)),
+                }
             }
             !stopped
         });
         let mut retry = false;
         for database in queue::claim_undrained() {
-            let failed = failures.entry(database).or_default();
-            *failed += 1;
-            if *failed > GIVE_UP_AFTER {
+            let failed = failures.get(&database).copied().unwrap_or(0);
+            if failed >= GIVE_UP_AFTER {
                 failures.remove(&database);
                 super::drain::give_up(database);
                 queue::drain_ended(database);
                 continue;
             }
-            if *failed > 1 && !BackgroundWorker::wait_latch(Some(RETRY)) {
+            if failed > 0 && !BackgroundWorker::wait_latch(Some(RETRY)) {
                 break;
             }
             match start_drain(database) {

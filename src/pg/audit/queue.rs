@@ -236,6 +236,10 @@ fn put_until(
 }
 
 fn try_put(shared: *mut Shared, bytes: &[u8], coalescing_key: u64) -> Result<Put, NotStored> {
+    thread_local! {
+        /// Where this session's last event that could stand for more was put: a run of alike ones needs no search.
+        static LAST: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
     // SAFETY: plain reads of this process.
     let (database, at) = unsafe { (pg_sys::MyDatabaseId, pg_sys::GetCurrentTimestamp()) };
     let (put, latch) = locked(shared, |shared, slots| {
@@ -244,19 +248,21 @@ fn try_put(shared: *mut Shared, bytes: &[u8], coalescing_key: u64) -> Result<Put
         if latch.is_null() {
             return (Err(NotStored::NoWorker), latch);
         }
-        let alike = |s: &&mut Slot| {
-            s.state == SlotState::Pending && s.database == database && s.coalescing_key == coalescing_key
-        };
-        if coalescing_key != 0
-            && let Some(slot) = slots.iter_mut().find(alike)
-        {
-            slot.occurrences += 1;
-            slot.last_at = at;
-            return (Ok(Put::Coalesced), ptr::null_mut());
+        let alike =
+            |s: &Slot| s.state == SlotState::Pending && s.database == database && s.coalescing_key == coalescing_key;
+        if coalescing_key != 0 {
+            let last = LAST.get();
+            let n = if slots.get(last).is_some_and(alike) { Some(last) } else { slots.iter().position(alike) };
+            if let Some(slot) = n.and_then(|n| slots.get_mut(n)) {
+                slot.occurrences += 1;
+                slot.last_at = at;
+                return (Ok(Put::Coalesced), ptr::null_mut());
+            }
         }
         let Some((n, slot)) = slots.iter_mut().enumerate().find(|(_, s)| s.state == SlotState::Free) else {
             return (Ok(Put::Full), latch);
         };
+        LAST.set(n);
         shared.sequence += 1;
         slot.state = SlotState::Pending;
         slot.database = database;
@@ -334,19 +340,20 @@ pub(super) fn claim_undrained() -> Vec<pg_sys::Oid> {
     claimed
 }
 
-/// A drain has ended, however it ended: what it had taken is pending again. Returns whether that was anything.
+/// A drain has ended, however it ended: what it had taken is pending again. Returns whether it failed: one
+/// that ran dry took its entry back itself.
 pub(super) fn drain_ended(database: pg_sys::Oid) -> bool {
     let Some(shared) = shared() else { return false };
     locked(shared, |shared, slots| {
-        let mut left = false;
         for slot in slots.iter_mut().filter(|s| s.database == database && s.state == SlotState::Taken) {
             slot.state = SlotState::Pending;
-            left = true;
         }
+        let mut failed = false;
         for entry in shared.drains.iter_mut().filter(|d| d.database == database) {
             *entry = Drain { database: pg_sys::InvalidOid, latch: ptr::null_mut() };
+            failed = true;
         }
-        left
+        failed
     })
 }
 
@@ -389,9 +396,9 @@ pub(super) fn take(database: pg_sys::Oid) -> Vec<Taken> {
     let Some(shared) = shared() else { return Vec::new() };
     let mut taken = locked(shared, |shared, slots| {
         let origin = shared.origin;
-        let pending = |s: &&mut Slot| s.state == SlotState::Pending && s.database == database;
+        let pending = |s: &Slot| s.state == SlotState::Pending && s.database == database;
         let mut taken = Vec::new();
-        for (slot, s) in slots.iter_mut().enumerate().filter(|(_, s)| pending(&s)) {
+        for (slot, s) in slots.iter_mut().enumerate().filter(|(_, s)| pending(s)) {
             s.state = SlotState::Taken;
             taken.push(Taken {
                 slot,

@@ -46,9 +46,18 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags
         }
         ONLY_EXPLAINED.set(outer);
         // Postgres's own checks come first, and nothing has run yet.
-        if !only_explained && !session::inert() && (*query).operation != pg_sys::CmdType::CMD_INSERT {
+        if !only_explained && may_write_unfiltered(query) && !session::inert() {
             report::raise(check_plan((*query).plannedstmt));
         }
+    }
+}
+
+/// A plain frame: whether the plan has an UPDATE or DELETE in it, which `check_plan` looks for.
+unsafe fn may_write_unfiltered(query: *const pg_sys::QueryDesc) -> bool {
+    // SAFETY: the executor has been started for this query.
+    unsafe {
+        matches!((*query).operation, pg_sys::CmdType::CMD_UPDATE | pg_sys::CmdType::CMD_DELETE)
+            || (*(*query).plannedstmt).hasModifyingCTE
     }
 }
 
@@ -105,9 +114,9 @@ unsafe fn writes(requests: *mut pg_sys::List) -> bool {
 
 /// The commands that an entry asks for. UPDATE that sets no column is a row lock: SELECT ... FOR UPDATE.
 fn commands(write: &compat::RequestedWrite) -> (u32, [(u32, WriteCommand); 3]) {
-    let insert = write.permissions & pg_sys::ACL_INSERT as u32;
-    let update = if write.updated.is_null() { 0 } else { write.permissions & pg_sys::ACL_UPDATE as u32 };
-    let delete = write.permissions & pg_sys::ACL_DELETE as u32;
+    let insert = write.permissions & pg_sys::ACL_INSERT;
+    let update = if write.updated.is_null() { 0 } else { write.permissions & pg_sys::ACL_UPDATE };
+    let delete = write.permissions & pg_sys::ACL_DELETE;
     let each = [(insert, WriteCommand::Insert), (update, WriteCommand::Update), (delete, WriteCommand::Delete)];
     (insert | update | delete, each)
 }
