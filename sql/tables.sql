@@ -1,3 +1,15 @@
+-- Names and keys are compared byte by byte with what Rust holds as UTF-8.
+DO $$
+BEGIN
+    IF pg_catalog.current_setting('server_encoding') <> 'UTF8' THEN
+        RAISE EXCEPTION 'holdfast needs a database in UTF8 encoding'
+            USING ERRCODE = 'feature_not_supported',
+                DETAIL = pg_catalog.format('This one is in %s.', pg_catalog.current_setting('server_encoding')),
+                HINT = 'Restore it into a database created with ENCODING ''UTF8''.';
+    END IF;
+END
+$$;
+
 -- The policy tables. Policy is data: it replicates, dumps and restores like any other.
 -- They are written through the functions of this schema; the trigger on each makes every session read it again.
 
