@@ -11,6 +11,8 @@ FROM unnest('{agents,homeowners,properties,valuations,messages,documents,appoint
               activity_log,tenant_clock,operations}'::regclass[]) relation;
 SELECT holdfast.guard_global('plans');
 SELECT holdfast.guard_global('feature_flags');
+-- Neither backend's: the cutovers' marks.
+SELECT holdfast.exempt_table('demo_marks');
 
 -- The write surface of the rebuilt backend. notification_preferences has been forgotten: observe mode will tell.
 SELECT holdfast.allow_writes('rebuilt', relation, '{insert,update}')
