@@ -4,7 +4,7 @@ use pgrx::{PgSqlErrorCode, default, pg_extern, search_path};
 
 use super::surface::has_surface;
 use super::{affected, execute, facts, fetch, known_backend, required};
-use crate::pg::locks;
+use crate::pg::locks::{self, TableLock};
 use crate::pg::relation::{self, ColumnProblem, Unguardable};
 use crate::pg::report::error;
 use crate::pg::session::Session;
@@ -27,11 +27,12 @@ fn guard_table(relation: Option<Regclass>, tenant_column: Option<&str>) {
     if let Err(problem) = relation::check_tenant_column(relation.0, column) {
         refuse_column(relation, column, problem);
     }
-    lock(relation);
+    lock(relation, TableLock::ShareRowExclusive);
     // Under the lock, which no trigger can change without.
     let state = relation::facts(&session, relation.0).map_or(GuardState::Missing, |r| r.table.guard);
     let table = name(relation);
     if state == GuardState::Disabled {
+        lock(relation, TableLock::AccessExclusive);
         execute(&format!("DROP TRIGGER \"{GUARD_NAME}\" ON {table}"), &[]);
     }
     if state != GuardState::Enabled {
@@ -167,15 +168,16 @@ fn refuse_column(relation: Regclass, column: &str, problem: ColumnProblem) -> ! 
 }
 
 fn remove_trigger(session: &Session, relation: Regclass) {
-    let there = relation::facts(session, relation.0).is_some_and(|r| r.table.guard != GuardState::Missing);
+    let there = relation::facts(session, relation.0)
+        .is_some_and(|r| matches!(r.table.guard, GuardState::Enabled | GuardState::Disabled));
     if there {
-        lock(relation);
+        lock(relation, TableLock::AccessExclusive);
         execute(&format!("DROP TRIGGER \"{GUARD_NAME}\" ON {}", name(relation)), &[]);
     }
 }
 
-fn lock(relation: Regclass) {
-    if locks::lock_table_politely(relation.0, LOCK_ATTEMPTS).is_err() {
+fn lock(relation: Regclass, lock: TableLock) {
+    if locks::lock_table_politely(relation.0, lock, LOCK_ATTEMPTS).is_err() {
         error(
             PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             format!("could not lock table \"{}\"", name(relation)),

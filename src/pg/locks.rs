@@ -108,17 +108,37 @@ pub fn intend(patience: Patience) -> Result<(), TimedOut> {
     wait_for(Tag::all(), INTENT, patience)
 }
 
-/// Opens a table for DDL that needs `ShareRowExclusiveLock`, without ever standing in the way: a lock request that queues
-/// behind a long transaction would make everybody else queue behind it. So it asks for a moment, lets go, and asks again.
+/// What DDL a table is locked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableLock {
+    /// CREATE TRIGGER and ENABLE TRIGGER: writers wait, readers don't.
+    ShareRowExclusive,
+    /// DROP TRIGGER: everybody waits.
+    AccessExclusive,
+}
+
+/// Locks a table and its partitions for DDL without ever standing in the way: a lock request that queues behind a long
+/// transaction would make everybody else queue behind it. So it asks for a moment, lets go of everything, and asks again.
 ///
 /// # Errors
 /// [`TimedOut`] after `attempts`.
-pub fn lock_table_politely(table: pg_sys::Oid, attempts: u32) -> Result<(), TimedOut> {
+pub fn lock_table_politely(table: pg_sys::Oid, lock: TableLock, attempts: u32) -> Result<(), TimedOut> {
     let moment = Patience { milliseconds: 50 };
-    let mode = pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE;
+    let mode = match lock {
+        TableLock::ShareRowExclusive => pg_sys::ShareRowExclusiveLock,
+        TableLock::AccessExclusive => pg_sys::AccessExclusiveLock,
+    } as pg_sys::LOCKMODE;
     for attempt in 0..attempts {
-        // SAFETY: takes a lock by oid, which needs no more than that.
-        let locked = in_subtransaction(|| within(moment, || unsafe { pg_sys::LockRelationOid(table, mode) }));
+        let locked = in_subtransaction(|| {
+            within(moment, || {
+                // SAFETY: takes locks by oid, which needs no more than that; the second call locks what inherits from the
+                // first's table.
+                unsafe {
+                    pg_sys::LockRelationOid(table, mode);
+                    pg_sys::find_all_inheritors(table, mode, std::ptr::null_mut());
+                }
+            })
+        });
         if locked.is_ok() {
             return Ok(());
         }

@@ -97,8 +97,12 @@ fn drain(database: pg_sys::Oid) -> bool {
 }
 
 fn row(taken: &Taken) -> Option<Row> {
+    let Ok(event) = Event::decode(&taken.bytes) else {
+        pgrx::log!("holdfast: event that can't be read: {}", String::from_utf8_lossy(&taken.bytes));
+        return None;
+    };
     Some(Row {
-        event: Event::decode(&taken.bytes).ok()?,
+        event,
         origin_at: taken.origin,
         sequence: taken.sequence,
         occurrences: taken.occurrences,

@@ -39,7 +39,17 @@ pub extern "C-unwind" fn holdfast_launcher_main(_argument: pg_sys::Datum) {
     queue::set_launcher(unsafe { pg_sys::MyLatch });
     let mut running: HashMap<pg_sys::Oid, DynamicBackgroundWorker> = HashMap::new();
     let mut failures: HashMap<pg_sys::Oid, u32> = HashMap::new();
+    let mut inherited = queue::drains();
     loop {
+        // Of those that an earlier launcher started nobody tells us when they end.
+        inherited.retain(|(database, pid)| {
+            // SAFETY: looks a process up in shared memory.
+            let alive = *pid != 0 && unsafe { !pg_sys::BackendPidGetProc(*pid).is_null() };
+            if !alive {
+                queue::drain_ended(*database);
+            }
+            alive
+        });
         running.retain(|database, worker| {
             let stopped = matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped));
             if stopped {
@@ -72,8 +82,8 @@ pub extern "C-unwind" fn holdfast_launcher_main(_argument: pg_sys::Datum) {
                 }
             }
         }
-        let timeout = retry.then_some(RETRY).or(Some(Duration::from_secs(10)));
-        if !BackgroundWorker::wait_latch(timeout) {
+        let timeout = if retry || !inherited.is_empty() { RETRY } else { Duration::from_secs(10) };
+        if !BackgroundWorker::wait_latch(Some(timeout)) {
             break;
         }
     }

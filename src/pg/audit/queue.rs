@@ -52,8 +52,14 @@ struct Slot {
 struct Drain {
     /// InvalidOid = this entry is unused.
     database: pg_sys::Oid,
+    /// The worker's process; 0 until it runs.
+    pid: i32,
     /// The worker's latch; null until it runs.
     latch: *mut pg_sys::Latch,
+}
+
+impl Drain {
+    const UNUSED: Drain = Drain { database: pg_sys::InvalidOid, pid: 0, latch: ptr::null_mut() };
 }
 
 #[repr(C)]
@@ -333,7 +339,7 @@ pub(super) fn claim_undrained() -> Vec<pg_sys::Oid> {
                 continue;
             }
             let Some(entry) = shared.drains.iter_mut().find(|d| d.database == pg_sys::InvalidOid) else { break };
-            *entry = Drain { database: slot.database, latch: ptr::null_mut() };
+            *entry = Drain { database: slot.database, ..Drain::UNUSED };
             claimed.push(slot.database);
         }
     });
@@ -350,7 +356,7 @@ pub(super) fn drain_ended(database: pg_sys::Oid) -> bool {
         }
         let mut failed = false;
         for entry in shared.drains.iter_mut().filter(|d| d.database == database) {
-            *entry = Drain { database: pg_sys::InvalidOid, latch: ptr::null_mut() };
+            *entry = Drain::UNUSED;
             failed = true;
         }
         failed
@@ -362,9 +368,20 @@ pub(super) fn drain_started(database: pg_sys::Oid, latch: *mut pg_sys::Latch) {
     let Some(shared) = shared() else { return };
     locked(shared, |shared, _| {
         if let Some(entry) = shared.drains.iter_mut().find(|d| d.database == database) {
-            entry.latch = latch;
+            // SAFETY: a plain read.
+            (entry.latch, entry.pid) = (latch, unsafe { pg_sys::MyProcPid });
         }
     });
+}
+
+/// The drains that an earlier launcher started: by database and process, 0 for one that never got to run.
+pub(super) fn drains() -> Vec<(pg_sys::Oid, i32)> {
+    let mut drains = Vec::with_capacity(DRAINS);
+    let Some(shared) = shared() else { return drains };
+    locked(shared, |shared, _| {
+        drains.extend(shared.drains.iter().filter(|d| d.database != pg_sys::InvalidOid).map(|d| (d.database, d.pid)));
+    });
+    drains
 }
 
 /// The drain of a database stops, unless something is pending. Returns whether it may.
@@ -375,7 +392,7 @@ pub(super) fn drain_may_stop(database: pg_sys::Oid) -> bool {
             return false;
         }
         for entry in shared.drains.iter_mut().filter(|d| d.database == database) {
-            *entry = Drain { database: pg_sys::InvalidOid, latch: ptr::null_mut() };
+            *entry = Drain::UNUSED;
         }
         true
     })
@@ -421,8 +438,11 @@ pub(super) fn release(taken: &[Taken]) {
     locked(shared, |_, slots| {
         for t in taken {
             let slot = &mut slots[t.slot];
-            slot.state = SlotState::Free;
-            slot.generation += 1;
+            // It may have been made pending again, and even been taken by another drain, meanwhile.
+            if slot.state == SlotState::Taken && slot.sequence == t.sequence as u64 {
+                slot.state = SlotState::Free;
+                slot.generation += 1;
+            }
         }
     });
     // SAFETY: in shared memory; broadcasting raises no error.

@@ -39,12 +39,12 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags
     // again; the only other reader, COPY, resets it first (see utility.rs).
     unsafe {
         let only_explained = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
-        let outer = ONLY_EXPLAINED.replace(only_explained);
+        ONLY_EXPLAINED.set(only_explained);
         match NEXT_START.get() {
             Some(Some(next)) => next(query, eflags),
             _ => compat::standard_ExecutorStart(query, eflags),
         }
-        ONLY_EXPLAINED.set(outer);
+        ONLY_EXPLAINED.set(false);
         // Postgres's own checks come first, and nothing has run yet.
         if !only_explained && may_write_unfiltered(query) && !session::inert() {
             report::raise(check_plan((*query).plannedstmt));
