@@ -1,7 +1,9 @@
 -- What a DBA reads. Views run with their owner's rights, so an auditor needs no access to the tables.
 
--- Who waits in the way of a cutover, as a sentence. The lock's tag as pg_locks shows it.
-CREATE FUNCTION holdfast.lock_holders(class_id bigint, object_id bigint, object_sub_id integer) RETURNS text
+-- Who was in the way of a cutover that asked for a lock at `since`, as a sentence. The lock's tag as pg_locks shows it. Who
+-- queued behind the cutover and has the lock by now was not in the way: that transaction holds it for less long.
+CREATE FUNCTION holdfast.lock_holders(class_id bigint, object_id bigint, object_sub_id integer, since timestamptz)
+RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH holder AS (
         SELECT l.pid, l.virtualtransaction
@@ -14,8 +16,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT format('pid %s (application_name "%s", role %s, %s, transaction open for %s)',
                    h.pid, a.application_name, a.usename, a.state,
                    date_trunc('milliseconds', clock_timestamp() - a.xact_start)) AS description,
-               a.xact_start AS since
+               a.xact_start AS began
         FROM holder h JOIN pg_stat_activity a USING (pid)
+        WHERE a.xact_start < since
         UNION ALL
         -- A prepared transaction has no process; its virtual transaction is -1/xid.
         SELECT format('prepared transaction "%s" (role %s, prepared %s ago)', p.gid, p.owner,
@@ -23,7 +26,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                p.prepared
         FROM holder h JOIN pg_prepared_xacts p ON h.pid IS NULL AND h.virtualtransaction = '-1/' || p.transaction::text
     )
-    SELECT coalesce(string_agg(description, '; ' ORDER BY since), '') FROM described
+    SELECT coalesce(string_agg(description, '; ' ORDER BY began), '') FROM described
 $$;
 
 CREATE VIEW holdfast.identities AS

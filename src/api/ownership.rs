@@ -251,11 +251,11 @@ fn exclude(tenant: &TenantKey, pause: i32) -> Exclusive {
         Err(NoLock::NotInstalled) => {
             error(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the extension is being dropped", "", "")
         }
-        Err(NoLock::TimedOut { tag }) => {
+        Err(NoLock::TimedOut { tag, since }) => {
             let (high, low) = tag.halves();
             let holders = fetch::<String>(
-                "SELECT holdfast.lock_holders($1, $2, $3)",
-                &[i64::from(high).into(), i64::from(low).into(), i32::from(tag.class()).into()],
+                "SELECT holdfast.lock_holders($1, $2, $3, timestamptz '2000-01-01 00:00:00+00' + $4 * interval '1 microsecond')",
+                &[i64::from(high).into(), i64::from(low).into(), i32::from(tag.class()).into(), since.into()],
             );
             let holders = holders.filter(|h| !h.is_empty());
             error(

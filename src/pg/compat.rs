@@ -2,7 +2,7 @@
 //!
 //! The functions declared here are called without pgrx's guard, which costs a `sigsetjmp` a call and would turn a foreign
 //! error into a Rust panic. They may only be called from *plain frames*: functions that hold nothing but `Copy` values, so
-//! that Postgres's longjmp over them skips no destructor.
+//! that Postgres's longjmp over them skips no destructor. From anywhere else they are called through [`guarded`].
 
 use std::ffi::{c_char, c_int};
 
@@ -46,6 +46,12 @@ unsafe extern "C-unwind" {
     pub fn str_tolower(text: *const c_char, length: usize, collation: pg_sys::Oid) -> *mut c_char;
     /// catalog/partition.h.
     pub fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
+    /// catalog/pg_inherits.h.
+    pub fn find_all_inheritors(
+        parent: pg_sys::Oid,
+        lock: pg_sys::LOCKMODE,
+        numparents: *mut *mut pg_sys::List,
+    ) -> *mut pg_sys::List;
     /// utils/timeout.h.
     pub fn RegisterTimeout(id: c_int, handler: Option<unsafe extern "C-unwind" fn()>) -> c_int;
     /// utils/timeout.h.
@@ -54,6 +60,15 @@ unsafe extern "C-unwind" {
     pub fn disable_timeout(id: c_int, keep_indicator: bool);
     /// storage/proc.h.
     pub fn CheckDeadLockAlert();
+}
+
+/// Calls one of the functions above from a frame that isn't plain: an error becomes a panic, which unwinds.
+///
+/// # Safety
+/// As for the function called.
+pub unsafe fn guarded<R: Copy>(call: impl FnOnce() -> R) -> R {
+    // SAFETY: the boundary is what pgrx puts around its own bindings.
+    unsafe { pg_sys::submodules::ffi::pg_guard_ffi_boundary(call) }
 }
 
 /// `USER_TIMEOUT` of utils/timeout.h: the first id that `RegisterTimeout` gives to extensions.

@@ -36,6 +36,8 @@ pub enum NoLock {
     TimedOut {
         /// The lock that was waited for.
         tag: Tag,
+        /// When it was asked for, in microseconds since 2000.
+        since: i64,
     },
     /// This transaction has changed another tenant already.
     OneTenantATransaction(TenantKey),
@@ -57,7 +59,7 @@ pub fn exclude_writers(tenant: &TenantKey, milliseconds: i32) -> Result<Exclusiv
         let spent = (trigger::now() - since) / 1_000;
         Patience { milliseconds: milliseconds.saturating_sub(i32::try_from(spent).unwrap_or(i32::MAX)).max(1) }
     };
-    let timed_out = |tag| move |TimedOut| NoLock::TimedOut { tag };
+    let timed_out = |tag| move |TimedOut| NoLock::TimedOut { tag, since };
     in_subtransaction(AssertUnwindSafe(|| {
         // The tenant first, then all: see locks.rs.
         let tag = Tag::tenant(tenant);
@@ -80,7 +82,7 @@ pub fn notify(payload: &serde_json::Value) {
     let payload = CString::new(text).unwrap_or_default();
     // SAFETY: queues the notification; an error becomes a panic at the boundary and unwinds over this frame.
     unsafe {
-        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
+        compat::guarded(|| {
             compat::Async_Notify(c"holdfast".as_ptr(), payload.as_ptr());
         });
     }

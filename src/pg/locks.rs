@@ -135,7 +135,7 @@ pub fn lock_table_politely(table: pg_sys::Oid, lock: TableLock, attempts: u32) -
                 // first's table.
                 unsafe {
                     pg_sys::LockRelationOid(table, mode);
-                    pg_sys::find_all_inheritors(table, mode, std::ptr::null_mut());
+                    compat::guarded(|| compat::find_all_inheritors(table, mode, std::ptr::null_mut()));
                 }
             })
         });

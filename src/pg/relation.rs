@@ -93,7 +93,7 @@ fn classified_as(policy: &Policy, oid: pg_sys::Oid, partition: bool) -> pg_sys::
         return oid;
     }
     // SAFETY: a catalog look-up for a relation that is a partition.
-    let ancestors = unsafe { pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| compat::get_partition_ancestors(oid)) };
+    let ancestors = unsafe { compat::guarded(|| compat::get_partition_ancestors(oid)) };
     // SAFETY: a list of oids, or NIL.
     let length = unsafe { compat::list_length(ancestors) };
     // SAFETY: n is within the list.

@@ -268,9 +268,7 @@ pub fn fold(text: &str) -> TenantKey {
     // SAFETY: str_tolower takes a length, and gives a palloc'd C string or raises an error, which the boundary turns into
     // a panic that unwinds over this frame.
     let lower = unsafe {
-        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
-            compat::str_tolower(text.as_ptr().cast(), text.len(), pg_sys::DEFAULT_COLLATION_OID)
-        })
+        compat::guarded(|| compat::str_tolower(text.as_ptr().cast(), text.len(), pg_sys::DEFAULT_COLLATION_OID))
     };
     // SAFETY: a C string.
     TenantKey::text(&unsafe { session::text(lower) })

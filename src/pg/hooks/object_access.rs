@@ -125,7 +125,7 @@ unsafe extern "C-unwind" fn truncate(oid: pg_sys::Oid) -> *const Report {
         (None, class) => class.guarded().then(|| Refusal::unidentified(attempt(), &session.who.login_role)),
         (Some(Trust::Proven), TableClass::Tenant { .. }) => reaches_others(&session, attempt),
         _ => {
-            let description = format!("table {}", table.name);
+            let description = format!("table \"{}\"", table.name.name);
             let target = Target { description, table: Some((table.name.clone(), table.class.clone())) };
             command::check_destructive(identity, DestructiveCommand::Truncate, &target)
         }
