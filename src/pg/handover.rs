@@ -16,7 +16,8 @@ use crate::policy::ownership::TenantState;
 use crate::policy::tenant::TenantKey;
 
 thread_local! {
-    static HANDED_OVER: RefCell<Option<TenantKey>> = const { RefCell::new(None) };
+    /// The tenant whose lock this transaction holds exclusively, and the nesting level that holds it.
+    static HANDED_OVER: RefCell<Option<(TenantKey, i32)>> = const { RefCell::new(None) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -51,7 +52,8 @@ pub enum NoLock {
 /// Then the lock is not held, writers go on, and the transaction can still be used.
 pub fn exclude_writers(tenant: &TenantKey, milliseconds: i32) -> Result<Exclusive, NoLock> {
     register();
-    if let Some(other) = HANDED_OVER.with(|h| h.borrow().clone()).filter(|other| other != tenant) {
+    let handed_over = HANDED_OVER.with(|h| h.borrow().clone());
+    if let Some((other, _)) = handed_over.filter(|(other, _)| other != tenant) {
         return Err(NoLock::OneTenantATransaction(other));
     }
     let since = trigger::now();
@@ -66,7 +68,11 @@ pub fn exclude_writers(tenant: &TenantKey, milliseconds: i32) -> Result<Exclusiv
         locks::exclude(tag, left()).map_err(timed_out(tag))?;
         locks::intend(left()).map_err(timed_out(Tag::all()))
     }))?;
-    HANDED_OVER.with(|h| *h.borrow_mut() = Some(tenant.clone()));
+    // SAFETY: has no precondition.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    HANDED_OVER.with(|h| {
+        h.borrow_mut().get_or_insert_with(|| (tenant.clone(), level));
+    });
     let session = session::load().ok_or(NoLock::NotInstalled)?;
     let state = session.catalog.tenant_state(tenant);
     Ok(Exclusive { since, session, state })
@@ -112,8 +118,11 @@ fn register() {
     if REGISTERED.replace(true) {
         return;
     }
-    // SAFETY: a function of this library, which is never unloaded.
-    unsafe { pg_sys::RegisterXactCallback(Some(transaction_ended), std::ptr::null_mut()) };
+    // SAFETY: functions of this library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(transaction_ended), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(subtransaction_ended), std::ptr::null_mut());
+    }
 }
 
 unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _: *mut std::ffi::c_void) {
@@ -125,4 +134,28 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _:
             }
         });
     }
+}
+
+/// A subtransaction that rolls back has released the lock; one that commits gave it to its parent.
+unsafe extern "C-unwind" fn subtransaction_ended(
+    event: pg_sys::SubXactEvent::Type,
+    _: pg_sys::SubTransactionId,
+    _: pg_sys::SubTransactionId,
+    _: *mut std::ffi::c_void,
+) {
+    use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
+    // SAFETY: has no precondition.
+    let ended = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    HANDED_OVER.with(|h| {
+        let Ok(mut handed_over) = h.try_borrow_mut() else { return };
+        match event {
+            SUBXACT_EVENT_ABORT_SUB => *handed_over = handed_over.take().filter(|(_, level)| *level < ended),
+            SUBXACT_EVENT_COMMIT_SUB => {
+                if let Some((_, level)) = handed_over.as_mut() {
+                    *level = (*level).min(ended - 1);
+                }
+            }
+            _ => {}
+        }
+    });
 }
