@@ -54,7 +54,9 @@ fn claims(backend: &str) -> Claims {
 #[test]
 fn the_first_match_by_priority_is_the_base() {
     let rules = [role(1, "rebuilt", "rb"), net(2, "old", "10.0.0.0/8", 200), net(3, "legacy", "10.1.2.3", 50)];
-    let cases: &[(&[IdentityRule], Option<&str>, &str, Option<&str>)] = &[
+    // Rules, default, login role, expected.
+    type Case<'a> = (&'a [IdentityRule], Option<&'a str>, &'a str, Option<&'a str>);
+    let cases: &[Case] = &[
         (&[], None, "rb", None),
         (&[], Some("legacy"), "rb", Some("legacy")),
         (&rules[..1], Some("legacy"), "rb", Some("rebuilt")),
@@ -75,7 +77,8 @@ fn an_application_name_only_restricts() {
     let by_name = [app(1, "legacy", "legacy-%"), app(2, "rebuilt", "rebuilt-%")];
     let with_role = [app(1, "legacy", "legacy-%"), role(2, "rebuilt", "rb")];
     // Rules, default, application_name at login, application_name now, expected.
-    let cases: &[(&[IdentityRule], Option<&str>, &str, &str, Option<&str>)] = &[
+    type Case<'a> = (&'a [IdentityRule], Option<&'a str>, &'a str, &'a str, Option<&'a str>);
+    let cases: &[Case] = &[
         (&by_name, Some("legacy"), "rebuilt-1", "rebuilt-1", Some("rebuilt")),
         (&by_name, Some("legacy"), "psql", "rebuilt-1", Some("rebuilt")),
         (&by_name, Some("legacy"), "rebuilt-1", "legacy-1", Some("rebuilt")),

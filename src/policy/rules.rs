@@ -139,6 +139,13 @@ impl Refusal {
         Refusal::new(Rule::TenantFrozen, attempt, message, &reason, hint)
     }
 
+    /// `unidentified`: the session's own claim names no backend.
+    pub fn unknown_claim(attempt: Attempt) -> Refusal {
+        let message = "the setting holdfast.backend names no backend, so this session may not write guarded tables";
+        let hint = "Name a registered backend, or none: RESET holdfast.backend;".to_owned();
+        Refusal::new(Rule::Unidentified, attempt, message.to_owned(), "", hint)
+    }
+
     /// `unidentified`: no identity rule matches and there is no default backend.
     pub fn unidentified(attempt: Attempt, login_role: &str) -> Refusal {
         let message = format!("role \"{login_role}\" belongs to no backend and may not write guarded tables");

@@ -191,7 +191,7 @@ pub fn check_table(
         (_, TableClass::Exempt { backend: Some(only) }) if identity.name() == Some(only) => {}
         (None, class) => {
             if class.guarded() {
-                refusals.push(Refusal::unidentified(attempt(first), login_role));
+                refusals.push(unidentified(identity, attempt(first), login_role));
             }
         }
         (Some(Trust::Retired), _) => refusals.push(Refusal::retired(attempt(first))),
@@ -211,6 +211,14 @@ pub fn check_table(
         }
     }
     refusals
+}
+
+/// `unidentified`, with the hint that helps: a session that has a base lost it to its own claim.
+pub fn unidentified(identity: &Identity, attempt: Attempt, login_role: &str) -> Refusal {
+    match identity.base {
+        Some(_) => Refusal::unknown_claim(attempt),
+        None => Refusal::unidentified(attempt, login_role),
+    }
 }
 
 /// The columns of `write` that lie outside what is allowed: `None` when all is allowed, empty when the command isn't.

@@ -108,6 +108,17 @@ fn a_guard_that_is_off_stops_everybody() {
 }
 
 #[test]
+fn a_session_that_claims_nonsense_is_told_so() {
+    let lost = Identity { backend: None, base: Some("legacy".into()), source: Source::Nothing };
+    let cases = [(&lost, "RESET holdfast.backend;"), (&session(None), "add_identity")];
+    for (identity, expected) in cases {
+        let refusal = unidentified(identity, Attempt::default(), "bob");
+        assert_eq!(refusal.rule, Rule::Unidentified);
+        assert!(refusal.hint.contains(expected), "{}", refusal.hint);
+    }
+}
+
+#[test]
 fn a_restore_may_load_rows_before_it_creates_triggers() {
     let loads = |trust| broken(&session(trust), &table(tenant(), GuardState::Unrestored), &[], &[write(Insert, &[])]);
     assert_eq!(loads(Some(Trust::Proven)), []);

@@ -13,7 +13,7 @@ use crate::pg::{audit, relation, tenants, trigger};
 use crate::policy::backend::Trust;
 use crate::policy::command::{self, DestructiveCommand, Target};
 use crate::policy::rules::{Attempt, Refusal};
-use crate::policy::surface::TableClass;
+use crate::policy::surface::{self, TableClass};
 
 /// `ConstraintRelationId`, which the bindings lack.
 const CONSTRAINTS: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
@@ -122,7 +122,7 @@ unsafe extern "C-unwind" fn truncate(oid: pg_sys::Oid) -> *const Report {
         ..Attempt::default()
     };
     let refusal = match (identity.trust(), &table.class) {
-        (None, class) => class.guarded().then(|| Refusal::unidentified(attempt(), &session.who.login_role)),
+        (None, class) => class.guarded().then(|| surface::unidentified(identity, attempt(), &session.who.login_role)),
         (Some(Trust::Proven), TableClass::Tenant { .. }) => reaches_others(&session, attempt),
         _ => {
             let description = format!("table \"{}\"", table.name.name);
