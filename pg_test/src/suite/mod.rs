@@ -18,7 +18,15 @@
 //! ```
 
 mod harness;
+mod modes;
+mod refusals;
+mod row_guard;
 mod runner;
+mod scene;
+mod surface;
+mod tampering;
+mod tenant_types;
+mod ways_in;
 
 use anyhow::Result;
 
@@ -28,7 +36,7 @@ pub use runner::{Counts, Selection, list, verify};
 
 /// Every file of tests, under its name.
 fn registry() -> Vec<(&'static str, Vec<Test>)> {
-    vec![("harness", harness::tests())]
+    vec![("refusals", refusals::tests()), ("row_guard", row_guard::tests()), ("ways_in", ways_in::tests()), ("tampering", tampering::tests()), ("surface", surface::tests()), ("tenant_types", tenant_types::tests()), ("modes", modes::tests()), ("harness", harness::tests())]
 }
 
 /// What a test runs on.
