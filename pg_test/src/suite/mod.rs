@@ -17,9 +17,11 @@
 //! }
 //! ```
 
+mod documentation;
 mod harness;
 mod modes;
 mod refusals;
+mod rooms;
 mod row_guard;
 mod runner;
 mod scene;
@@ -36,7 +38,7 @@ pub use runner::{Counts, Selection, list, verify};
 
 /// Every file of tests, under its name.
 fn registry() -> Vec<(&'static str, Vec<Test>)> {
-    vec![("refusals", refusals::tests()), ("row_guard", row_guard::tests()), ("ways_in", ways_in::tests()), ("tampering", tampering::tests()), ("surface", surface::tests()), ("tenant_types", tenant_types::tests()), ("modes", modes::tests()), ("harness", harness::tests())]
+    vec![("refusals", refusals::tests()), ("row_guard", row_guard::tests()), ("ways_in", ways_in::tests()), ("tampering", tampering::tests()), ("surface", surface::tests()), ("tenant_types", tenant_types::tests()), ("modes", modes::tests()), ("harness", harness::tests()), ("documentation", documentation::tests()), ("rooms", rooms::tests())]
 }
 
 /// What a test runs on.
