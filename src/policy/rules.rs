@@ -150,7 +150,7 @@ impl Refusal {
     pub fn unidentified(attempt: Attempt, login_role: &str) -> Refusal {
         let message = format!("role \"{login_role}\" belongs to no backend and may not write guarded tables");
         let hint =
-            format!("Say which backend it is: SELECT holdfast.add_identity('...', role := {});", literal(login_role));
+            format!("Say which backend it is: SELECT holdfast.add_identity('...', role => {});", literal(login_role));
         Refusal::new(Rule::Unidentified, attempt, message, "", hint)
     }
 
@@ -169,7 +169,7 @@ impl Refusal {
         let (message, _) = not_allowed(&attempt, &[]);
         let table = table_literal(&attempt);
         let hint = format!(
-            "Classify the table first: SELECT holdfast.guard_table({table}, tenant_column := '...'); or holdfast.guard_global({table}), or holdfast.exempt_table({table})."
+            "Classify the table first: SELECT holdfast.guard_table({table}, tenant_column => '...'); or holdfast.guard_global({table}), or holdfast.exempt_table({table})."
         );
         Refusal::new(Rule::OutsideSurface, attempt, message, "The table is unclassified.", hint)
     }
@@ -254,7 +254,7 @@ fn not_allowed(attempt: &Attempt, columns: &[&str]) -> (String, String) {
     let message = format!("backend \"{backend}\" may not {} table \"{}\"", verb(attempt), table(attempt));
     let columns = match columns {
         [] => String::new(),
-        columns => format!(", columns := '{{{}}}'", columns.join(",")),
+        columns => format!(", columns => '{{{}}}'", columns.join(",")),
     };
     let hint = format!(
         "If it should, allow it: SELECT holdfast.allow_writes({}, {}, '{{{}}}'{columns});",
@@ -385,7 +385,7 @@ mod tests {
             ),
             (
                 Refusal::outside_surface(attempt("UPDATE"), &["price", "sold"]),
-                format!("holdfast.allow_writes('rebuilt', {table}, '{{update}}', columns := '{{price,sold}}');"),
+                format!("holdfast.allow_writes('rebuilt', {table}, '{{update}}', columns => '{{price,sold}}');"),
             ),
             (
                 Refusal::global_table(attempt("INSERT"), &[]),
@@ -393,10 +393,10 @@ mod tests {
             ),
             (
                 Refusal::unclassified(attempt("INSERT")),
-                format!("holdfast.guard_table({table}, tenant_column := '...');"),
+                format!("holdfast.guard_table({table}, tenant_column => '...');"),
             ),
             (Refusal::tenant_frozen(attempt("INSERT"), "audit"), "holdfast.unfreeze('o''hara');".into()),
-            (Refusal::unidentified(attempt("INSERT"), "bob"), "holdfast.add_identity('...', role := 'bob');".into()),
+            (Refusal::unidentified(attempt("INSERT"), "bob"), "holdfast.add_identity('...', role => 'bob');".into()),
             (
                 Refusal::guard_tampering(attempt("INSERT"), "disabled", "t"),
                 format!("holdfast.guard_table({table}, 't');"),
