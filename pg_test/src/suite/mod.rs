@@ -17,17 +17,25 @@
 //! }
 //! ```
 
+mod crash;
+mod cutover;
 mod documentation;
+mod escalation;
 mod harness;
+mod held;
 mod modes;
+mod race;
 mod refusals;
 mod rooms;
 mod row_guard;
 mod runner;
+mod savepoints;
 mod scene;
+mod snapshots;
 mod surface;
 mod tampering;
 mod tenant_types;
+mod two_backends;
 mod ways_in;
 
 use anyhow::Result;
@@ -38,7 +46,25 @@ pub use runner::{Counts, Selection, list, verify};
 
 /// Every file of tests, under its name.
 fn registry() -> Vec<(&'static str, Vec<Test>)> {
-    vec![("refusals", refusals::tests()), ("row_guard", row_guard::tests()), ("ways_in", ways_in::tests()), ("tampering", tampering::tests()), ("surface", surface::tests()), ("tenant_types", tenant_types::tests()), ("modes", modes::tests()), ("harness", harness::tests()), ("documentation", documentation::tests()), ("rooms", rooms::tests())]
+    vec![
+        ("crash", crash::tests()),
+        ("cutover", cutover::tests()),
+        ("documentation", documentation::tests()),
+        ("escalation", escalation::tests()),
+        ("harness", harness::tests()),
+        ("held", held::tests()),
+        ("modes", modes::tests()),
+        ("race", race::tests()),
+        ("refusals", refusals::tests()),
+        ("rooms", rooms::tests()),
+        ("row_guard", row_guard::tests()),
+        ("savepoints", savepoints::tests()),
+        ("snapshots", snapshots::tests()),
+        ("surface", surface::tests()),
+        ("tampering", tampering::tests()),
+        ("tenant_types", tenant_types::tests()),
+        ("ways_in", ways_in::tests()),
+    ]
 }
 
 /// What a test runs on.
