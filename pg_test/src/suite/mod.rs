@@ -21,6 +21,13 @@ mod crash;
 mod cutover;
 mod documentation;
 mod escalation;
+mod audit;
+mod crash_safety;
+mod foreign_errors;
+mod guarded;
+mod inert;
+mod pgbench;
+mod worker;
 mod harness;
 mod held;
 mod modes;
@@ -64,6 +71,12 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("tampering", tampering::tests()),
         ("tenant_types", tenant_types::tests()),
         ("ways_in", ways_in::tests()),
+        ("audit", audit::tests()),
+        ("crash_safety", crash_safety::tests()),
+        ("foreign_errors", foreign_errors::tests()),
+        ("inert", inert::tests()),
+        ("pgbench", pgbench::tests()),
+        ("worker", worker::tests()),
     ]
 }
 
