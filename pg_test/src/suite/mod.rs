@@ -17,20 +17,23 @@
 //! }
 //! ```
 
+mod access;
+mod audit;
 mod crash;
+mod crash_safety;
 mod cutover;
 mod documentation;
 mod escalation;
-mod audit;
-mod crash_safety;
 mod foreign_errors;
 mod guarded;
-mod inert;
-mod pgbench;
-mod worker;
 mod harness;
 mod held;
+mod identity;
+mod inert;
+mod input;
 mod modes;
+mod passes;
+mod pgbench;
 mod race;
 mod refusals;
 mod rooms;
@@ -44,6 +47,7 @@ mod tampering;
 mod tenant_types;
 mod two_backends;
 mod ways_in;
+mod worker;
 
 use anyhow::Result;
 
@@ -58,7 +62,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("cutover", cutover::tests()),
         ("documentation", documentation::tests()),
         ("escalation", escalation::tests()),
-        ("harness", harness::tests()),
+        ("passes", passes::tests()), ("access", access::tests()), ("identity", identity::tests()), ("input", input::tests()), ("harness", harness::tests()),
         ("held", held::tests()),
         ("modes", modes::tests()),
         ("race", race::tests()),

@@ -42,7 +42,7 @@ const OWNERSHIP: [&str; 6] = [
 ];
 
 /// The state that every table of the policy is in, for "nothing has changed".
-const POLICY_STATE: &str = "
+pub const POLICY_STATE: &str = "
     SELECT 'migration', t::text FROM holdfast.migration t UNION ALL
     SELECT 'backend', t::text FROM holdfast.backend t UNION ALL
     SELECT 'mode_override', t::text FROM holdfast.mode_override t UNION ALL
@@ -54,6 +54,11 @@ const POLICY_STATE: &str = "
     SELECT 'trigger', tgrelid::regclass || ' ' || tgname || ' ' || tgenabled::text FROM pg_catalog.pg_trigger
         WHERE NOT tgisinternal
     ORDER BY 1, 2";
+
+/// What the tables hold that the scene was set with.
+pub const CONTENTS: &str = "
+    SELECT 'orders', t::text FROM orders t UNION ALL SELECT 'plans', t::text FROM plans t UNION ALL
+    SELECT 'loose', t::text FROM loose t UNION ALL SELECT 'ledger', t::text FROM ledger t ORDER BY 1, 2";
 
 /// A migration in enforce mode; legacy and rebuilt each have a login role.
 pub struct Scene {
@@ -114,10 +119,7 @@ impl Scene {
 
     /// What the tables hold that the scene was set with.
     pub fn contents(&self) -> Result<Rows> {
-        self.operator()?.rows(
-            "SELECT 'orders', t::text FROM orders t UNION ALL SELECT 'plans', t::text FROM plans t UNION ALL
-             SELECT 'loose', t::text FROM loose t UNION ALL SELECT 'ledger', t::text FROM ledger t ORDER BY 1, 2",
-        )
+        self.operator()?.rows(CONTENTS)
     }
 
     /// Runs each statement in a transaction that is rolled back. All cases that end otherwise than they should are told
