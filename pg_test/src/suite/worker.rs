@@ -25,7 +25,10 @@ pub fn tests() -> Vec<Test> {
         Test::own("dead_worker_is_replaced_at_once", own(), dead_worker_is_replaced_at_once),
         Test::own("terminated_launcher_comes_back", own(), terminated_launcher_comes_back),
         Test::own("killed_worker_duplicates_nothing", own(), killed_worker_duplicates_nothing).expects_crashes(),
+        Test::own("killed_launcher_comes_back", own(), killed_launcher_comes_back).expects_crashes(),
         Test::own("locked_event_table_delays_no_refusal", impatient(), locked_event_table_delays_no_refusal),
+        Test::own("failing_event_table_stops_no_refusal", impatient(), failing_event_table_stops_no_refusal),
+        Test::own("one_worker_serves_a_burst", talkative(), one_worker_serves_a_burst),
         Test::own("extension_can_be_dropped_under_queued_events", impatient(), extension_can_be_dropped),
         Test::own("no_free_worker_stops_no_refusal", no_free_worker(), no_worker_stops_no_refusal),
         Test::own("no_launcher_stops_no_refusal", no_launcher(), no_worker_stops_no_refusal),
@@ -34,6 +37,11 @@ pub fn tests() -> Vec<Test> {
 
 fn impatient() -> ClusterOptions {
     ClusterOptions::new().set("holdfast.audit_timeout", &AUDIT_TIMEOUT.as_millis().to_string())
+}
+
+/// The server log tells of every worker that is started.
+fn talkative() -> ClusterOptions {
+    ClusterOptions::new().set("log_min_messages", "debug1")
 }
 
 /// The launcher takes the only place.
@@ -194,6 +202,22 @@ fn killed_worker_duplicates_nothing(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
+fn killed_launcher_comes_back(cluster: &mut Cluster) -> Result<()> {
+    let guarded = Guarded::enforcing(cluster, "worker")?;
+    guarded.rebuilt()?.refused(FOREIGN_WRITE)?;
+    let mut witness = guarded.database.connect()?;
+    for launcher in launchers(cluster)? {
+        kill(Pid::from_raw(launcher), Signal::SIGKILL)?;
+    }
+    eventually("the crash to end every session", || Ok(witness.exec("SELECT 1").is_err()))?;
+    within(Duration::from_secs(60), "the server to be back", || Ok(guarded.database.connect().is_ok()))?;
+    within(Duration::from_secs(60), "another launcher", || Ok(launchers(cluster)?.len() == 1))?;
+    let mut client = guarded.rebuilt()?;
+    client.refused(FOREIGN_WRITE)?;
+    eventually("the event to be recorded, once", || Ok(guarded.recorded()? == (2, 2)))?;
+    Ok(())
+}
+
 fn locked_event_table_delays_no_refusal(cluster: &mut Cluster) -> Result<()> {
     let guarded = Guarded::enforcing(cluster, "worker")?;
     let (mut client, mut locker) = (guarded.rebuilt()?, guarded.database.connect()?);
@@ -212,6 +236,42 @@ fn locked_event_table_delays_no_refusal(cluster: &mut Cluster) -> Result<()> {
     eventually("the events to arrive", || Ok(guarded.recorded()?.0 >= 3))?;
     client.refused(FOREIGN_WRITE)?;
     ensure!(guarded.recorded()? == (4, 4), "{:?}", guarded.recorded()?);
+    Ok(())
+}
+
+fn failing_event_table_stops_no_refusal(cluster: &mut Cluster) -> Result<()> {
+    let guarded = Guarded::enforcing(cluster, "worker")?;
+    let (mut client, mut dba) = (guarded.rebuilt()?, guarded.database.connect()?);
+    dba.exec(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no room''; END';
+         CREATE TRIGGER fail BEFORE INSERT ON holdfast.event FOR EACH ROW EXECUTE FUNCTION fail()",
+    )?;
+    for n in 1..=3 {
+        let start = Instant::now();
+        let refusal = client.refused(FOREIGN_WRITE)?;
+        ensure!(refusal.code == "WG001" && start.elapsed() < AUDIT_TIMEOUT * 4, "{:?}: {refusal:?}", start.elapsed());
+        let told = cluster.log()?.matches("holdfast: event still queued").count();
+        ensure!(told == n, "{told} LOG lines after {n} refusals");
+    }
+    dba.exec("DROP TRIGGER fail ON holdfast.event")?;
+    // What is queued still is tried again within the launcher's pause, and what comes is stored.
+    let flushed = Instant::now();
+    eventually("the queue to be empty", || Ok(dba.exec("SELECT holdfast.flush_events()").is_ok()))?;
+    ensure!(flushed.elapsed() < Duration::from_secs(3), "the worker was tried again only after {:?}", flushed.elapsed());
+    let before = guarded.recorded()?.0;
+    client.refused(FOREIGN_WRITE)?;
+    ensure!(guarded.recorded()?.0 == before + 1);
+    Ok(())
+}
+
+fn one_worker_serves_a_burst(cluster: &mut Cluster) -> Result<()> {
+    let guarded = Guarded::enforcing(cluster, "worker")?;
+    let mut client = guarded.rebuilt()?;
+    for _ in 0..50 {
+        client.refused(FOREIGN_WRITE)?;
+    }
+    let started = cluster.log()?.matches("starting background worker process \"holdfast worker\"").count();
+    ensure!(started <= 2, "{started} workers for 50 refusals in a row");
     Ok(())
 }
 

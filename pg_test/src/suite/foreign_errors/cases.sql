@@ -388,7 +388,6 @@ DROP TABLE base;
 ALTER TABLE base DROP COLUMN id;
 DROP TABLE above;
 TRUNCATE nowhere;
-TRUNCATE hidden;
 \if :proven
 INSERT INTO orders (tenant, id) VALUES (NULL, 5);
 DELETE FROM measures WHERE value > 0 OR 1 / 0 > 1;
@@ -397,6 +396,7 @@ DROP VIEW totals;
 DROP FUNCTION as_it_is();
 DROP INDEX orders_pkey;
 TRUNCATE exempt;
+TRUNCATE hidden;
 TRUNCATE countries;
 DROP EXTENSION plpgsql;
 DROP OWNED BY postgres;
