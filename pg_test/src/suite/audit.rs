@@ -186,7 +186,17 @@ fn hostile_texts_are_recorded(cluster: &Cluster) -> Result<()> {
     let long = "x".repeat(1_000_000);
     let emoji = "🏠".repeat(5_000);
     let escaped = "\u{1}".repeat(5_000);
-    let texts = ["plain", "it's \"quoted\"; -- \\", "\u{1}\u{7f}\t\r\n\u{2028}\u{fffe}", "🏠", "%s%n%d", &long, &emoji, &escaped, ""];
+    let texts = [
+        "plain",
+        "it's \"quoted\"; -- \\",
+        "\u{1}\u{7f}\t\r\n\u{2028}\u{fffe}",
+        "🏠",
+        "%s%n%d",
+        &long,
+        &emoji,
+        &escaped,
+        "",
+    ];
     for (n, text) in texts.iter().enumerate() {
         let literal = text.replace('\'', "''");
         let name: String = text.chars().take(70).collect();

@@ -99,7 +99,10 @@ fn single_user_mode_is_not_guarded(cluster: &mut Cluster) -> Result<()> {
     )?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success() && said.contains("note = \"single\""), "{said}");
-    ensure!(!said.contains("WG0") && !said.contains("PANIC") && said.contains("violates not-null constraint"), "{said}");
+    ensure!(
+        !said.contains("WG0") && !said.contains("PANIC") && said.contains("violates not-null constraint"),
+        "{said}"
+    );
     cluster.start_again()?;
     let mut rebuilt = guarded.rebuilt()?;
     ensure!(rebuilt.one::<String>("SELECT note FROM orders WHERE tenant = 2")? == "single");
@@ -133,7 +136,9 @@ fn autovacuum_works_on_guarded_tables(cluster: &mut Cluster) -> Result<()> {
     )?;
     let mut dba = guarded.database.connect()?;
     eventually("autovacuum", || {
-        dba.one("SELECT autovacuum_count > 0 AND autoanalyze_count > 0 FROM pg_stat_user_tables WHERE relname = 'orders'")
+        dba.one(
+            "SELECT autovacuum_count > 0 AND autoanalyze_count > 0 FROM pg_stat_user_tables WHERE relname = 'orders'",
+        )
     })?;
     ensure!(!cluster.log()?.contains("ERROR:"), "{}", cluster.log()?);
     Ok(())
@@ -211,7 +216,9 @@ fn extension_comes_and_goes(cluster: &Cluster) -> Result<()> {
         // A session that is in the middle of a transaction when it goes.
         client.exec("BEGIN; SELECT FROM orders; SELECT holdfast.current_backend(); COMMIT; BEGIN; SELECT 1")?;
         dba.exec(DISGUARD)?;
-        client.exec("UPDATE orders SET note = 'y' WHERE tenant = 1; COMMIT; TRUNCATE orders; INSERT INTO orders VALUES (1, 1)")?;
+        client.exec(
+            "UPDATE orders SET note = 'y' WHERE tenant = 1; COMMIT; TRUNCATE orders; INSERT INTO orders VALUES (1, 1)",
+        )?;
         ensure!(client.execute(&write, &[])? == 1);
         dba.exec("UPDATE orders SET note = 'dba'")?;
     }
@@ -230,7 +237,9 @@ fn rolled_back_extension(cluster: &Cluster) -> Result<()> {
     client.exec(FOREIGN_WRITE)?;
     dba.exec("UPDATE orders SET note = 'z'; BEGIN; SAVEPOINT s")?;
     dba.exec(&install(&role))?;
-    dba.exec("ROLLBACK TO s; UPDATE orders SET note = 'zz'; TRUNCATE orders; INSERT INTO orders VALUES (1, 1); COMMIT")?;
+    dba.exec(
+        "ROLLBACK TO s; UPDATE orders SET note = 'zz'; TRUNCATE orders; INSERT INTO orders VALUES (1, 1); COMMIT",
+    )?;
     dba.exec(&install(&role))?;
     ensure!(client.refused(FOREIGN_WRITE)?.code == "WG001");
     Ok(())
@@ -243,7 +252,10 @@ fn rolled_back_drop(cluster: &Cluster) -> Result<()> {
     dba.exec(&format!("BEGIN; {DISGUARD}; UPDATE orders SET note = 'dropped'"))?;
     dba.exec("ROLLBACK; UPDATE orders SET note = 'not dropped' WHERE tenant = 1")?;
     ensure!(client.refused(FOREIGN_WRITE)?.code == "WG001");
-    ensure!(dba.refused("UPDATE orders SET note = 'x' WHERE tenant = 2")?.code == "WG001", "a superuser is legacy here");
+    ensure!(
+        dba.refused("UPDATE orders SET note = 'x' WHERE tenant = 2")?.code == "WG001",
+        "a superuser is legacy here"
+    );
     ensure!(guarded.recorded()?.0 == 3);
     Ok(())
 }
@@ -255,7 +267,8 @@ fn switched_off_guard(cluster: &mut Cluster) -> Result<()> {
     ensure!(client.refused(FOREIGN_WRITE)?.code == "WG001");
     cluster.reload(&[("holdfast.enabled", "off")])?;
     client.exec(FOREIGN_WRITE)?;
-    client.exec("DELETE FROM orders; TRUNCATE orders; INSERT INTO orders VALUES (1, 1); INSERT INTO plans VALUES (1)")?;
+    client
+        .exec("DELETE FROM orders; TRUNCATE orders; INSERT INTO orders VALUES (1, 1); INSERT INTO plans VALUES (1)")?;
     cluster.reload(&[("holdfast.enabled", "on")])?;
     ensure!(client.refused(FOREIGN_WRITE)?.code == "WG001");
     ensure!(client.refused("TRUNCATE orders")?.code == "WG016");

@@ -45,7 +45,10 @@ fn built_in_scripts(cluster: &Cluster) -> Result<()> {
             AND NOT EXISTS (SELECT FROM pgbench_tellers t LEFT JOIN pgbench_branches b USING (bid) WHERE b.bid IS NULL)"
     ))?;
     ensure!(agree, "the sums differ");
-    ensure!(dba.one::<i64>("SELECT holdfast.flush_events() + count(*) FROM holdfast.event")? == 0, "nothing was refused");
+    ensure!(
+        dba.one::<i64>("SELECT holdfast.flush_events() + count(*) FROM holdfast.event")? == 0,
+        "nothing was refused"
+    );
     // pgbench's own vacuum and truncation of the history, and a second initialisation, are the legacy backend's business.
     run(&["-b", "tpcb-like", "-t", "1", "-U", &legacy])?;
     Ok(())

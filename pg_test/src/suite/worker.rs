@@ -257,7 +257,11 @@ fn failing_event_table_stops_no_refusal(cluster: &mut Cluster) -> Result<()> {
     // What is queued still is tried again within the launcher's pause, and what comes is stored.
     let flushed = Instant::now();
     eventually("the queue to be empty", || Ok(dba.exec("SELECT holdfast.flush_events()").is_ok()))?;
-    ensure!(flushed.elapsed() < Duration::from_secs(3), "the worker was tried again only after {:?}", flushed.elapsed());
+    ensure!(
+        flushed.elapsed() < Duration::from_secs(3),
+        "the worker was tried again only after {:?}",
+        flushed.elapsed()
+    );
     let before = guarded.recorded()?.0;
     client.refused(FOREIGN_WRITE)?;
     ensure!(guarded.recorded()?.0 == before + 1);
