@@ -22,8 +22,11 @@ pub fn tests() -> Vec<Test> {
         Test::shared("history_tells_every_committed_change", history),
         Test::shared("timeout_names_the_transaction_in_the_way", timeout_names_a_transaction),
         Test::shared("timeout_names_the_prepared_transaction_in_the_way", timeout_names_a_prepared_transaction),
+        Test::shared("timeout_names_who_came_after_a_look_at_the_sessions", timeout_names_newcomers),
         Test::shared("failed_cutover_in_an_exception_block_lets_its_transaction_go_on", failure_in_a_block),
         Test::shared("second_cutover_of_a_tenant_waits_and_checks_again", second_cutover),
+        Test::shared("operator_with_an_old_snapshot_changes_nothing", old_operator_snapshot),
+        Test::shared("transaction_that_wrote_in_mode_off_is_waited_for", mode_off),
         Test::shared("cutovers_of_different_tenants_dont_meet", different_tenants),
         Test::shared("freeze_ends_at_its_time_under_traffic", freeze_ends),
         Test::shared("refused_writer_keeps_nobody_from_a_cutover", refused_writer_keeps_nobody),
@@ -188,6 +191,18 @@ fn timeout_names_a_prepared_transaction(cluster: &Cluster) -> Result<()> {
     stage.ensure_sound(1, "rebuilt")
 }
 
+/// Postgres keeps what a transaction once saw of pg_stat_activity.
+fn timeout_names_newcomers(cluster: &Cluster) -> Result<()> {
+    let stage = TwoBackends::begin(cluster, "cutover")?;
+    let mut operator = stage.operator()?;
+    operator.exec("BEGIN; SELECT count(*) FROM pg_stat_activity")?;
+    let mut writer = stage.legacy()?;
+    writer.exec(&format!("BEGIN; {}", write(1)))?;
+    let refusal = operator.refused("SELECT holdfast.cutover('1', 'rebuilt', '100 ms')")?;
+    is(&refusal, LOCK_NOT_AVAILABLE)?;
+    detail_names(&refusal, &[&format!("pid {}", writer.pid())])
+}
+
 fn failure_in_a_block(cluster: &Cluster) -> Result<()> {
     let stage = TwoBackends::begin(cluster, "cutover")?;
     let mut writer = stage.legacy()?;
@@ -224,6 +239,38 @@ fn second_cutover(cluster: &Cluster) -> Result<()> {
     first.exec("ROLLBACK")?;
     same.finish()?.1?;
     stage.ensure_sound(1, "legacy")
+}
+
+/// A transaction whose snapshot is older than the last cutover may not undo it unseen.
+fn old_operator_snapshot(cluster: &Cluster) -> Result<()> {
+    let stage = TwoBackends::begin(cluster, "cutover")?;
+    for sql in [cutover(1, "legacy").as_str(), "SELECT holdfast.rollback_cutover('1')"] {
+        stage.cut_over(1, "rebuilt")?;
+        stage.cut_over(1, "legacy")?;
+        let mut operator = stage.operator()?;
+        operator.exec("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")?;
+        stage.cut_over(1, "rebuilt")?;
+        // A serialization failure, or that the tenant is where the snapshot says it should go.
+        let refusal = operator.refused(sql)?;
+        ensure!(["40001", "55000"].contains(&refusal.code.as_str()), "{refusal:?}");
+        operator.exec("ROLLBACK")?;
+        stage.ensure_sound(1, "rebuilt")?;
+        stage.cut_over(1, "legacy")?;
+    }
+    Ok(())
+}
+
+/// Its rows were written by the old owner, whatever was on when it wrote them.
+fn mode_off(cluster: &Cluster) -> Result<()> {
+    let stage = TwoBackends::begin(cluster, "cutover")?;
+    let mut operator = stage.operator()?;
+    operator.exec("SELECT holdfast.set_mode('off')")?;
+    let mut writer = stage.legacy()?;
+    writer.exec(&format!("BEGIN; {}", write(1)))?;
+    operator.exec("SELECT holdfast.set_mode('enforce')")?;
+    let moved = operator.exec("SELECT holdfast.cutover('1', 'rebuilt', '300 ms')");
+    ensure!(moved.is_err(), "a transaction that wrote the tenant is still open");
+    writer.exec("COMMIT")
 }
 
 fn different_tenants(cluster: &Cluster) -> Result<()> {

@@ -58,13 +58,22 @@ pub use runner::{Counts, Selection, list, verify};
 /// Every file of tests, under its name.
 fn registry() -> Vec<(&'static str, Vec<Test>)> {
     vec![
+        ("access", access::tests()),
+        ("audit", audit::tests()),
         ("crash", crash::tests()),
+        ("crash_safety", crash_safety::tests()),
         ("cutover", cutover::tests()),
         ("documentation", documentation::tests()),
         ("escalation", escalation::tests()),
-        ("passes", passes::tests()), ("access", access::tests()), ("identity", identity::tests()), ("input", input::tests()), ("harness", harness::tests()),
+        ("foreign_errors", foreign_errors::tests()),
+        ("harness", harness::tests()),
         ("held", held::tests()),
+        ("identity", identity::tests()),
+        ("inert", inert::tests()),
+        ("input", input::tests()),
         ("modes", modes::tests()),
+        ("passes", passes::tests()),
+        ("pgbench", pgbench::tests()),
         ("race", race::tests()),
         ("refusals", refusals::tests()),
         ("rooms", rooms::tests()),
@@ -75,11 +84,6 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("tampering", tampering::tests()),
         ("tenant_types", tenant_types::tests()),
         ("ways_in", ways_in::tests()),
-        ("audit", audit::tests()),
-        ("crash_safety", crash_safety::tests()),
-        ("foreign_errors", foreign_errors::tests()),
-        ("inert", inert::tests()),
-        ("pgbench", pgbench::tests()),
         ("worker", worker::tests()),
     ]
 }
