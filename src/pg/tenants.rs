@@ -59,22 +59,19 @@ pub fn hold(session: &Session, raw: &[u8], key: impl FnOnce() -> TenantKey) -> R
     if let Some(tenant) = held(raw) {
         return tenant;
     }
-    let key = key();
-    if !shares_all() {
-        if held_one_by_one() < ESCALATE_AFTER {
-            wait(Tag::tenant(&key), Some(&key));
-        } else {
-            share_all();
-        }
-    }
-    // Whoever changed this tenant's owner sent the invalidation before releasing the lock that we have just got.
-    // SAFETY: inside a transaction.
-    unsafe { pg_sys::AcceptInvalidationMessages() };
-    let tenant = owner(session, raw, key);
-    if !shares_all() {
+    if !shares_all() && held_one_by_one() < ESCALATE_AFTER {
+        let key = key();
+        wait(Tag::tenant(&key), Some(&key));
+        // Whoever changed this tenant's owner sent the invalidation before releasing the lock that we have just got.
+        // SAFETY: inside a transaction.
+        unsafe { pg_sys::AcceptInvalidationMessages() };
+        let tenant = remembered(raw).unwrap_or_else(|| read(session, raw, key));
         remember_held(raw, tenant.clone());
+        return tenant;
     }
-    tenant
+    // From here on no owner can change, so what is remembered stays true without a look at invalidations.
+    share_all();
+    remembered(raw).unwrap_or_else(|| read(session, raw, key()))
 }
 
 /// Shares the lock on all tenants until the (sub)transaction ends.
@@ -104,11 +101,13 @@ fn wait(tag: Tag, tenant: Option<&TenantKey>) {
     )
 }
 
-/// Looks into the session's cache, then into the table.
-fn owner(session: &Session, raw: &[u8], key: TenantKey) -> Rc<Tenant> {
-    if let Some(tenant) = OWNERS.with(|o| o.borrow().as_ref().and_then(|o| o.get(raw).cloned())) {
-        return tenant;
-    }
+/// What the session remembers of a tenant from an earlier look.
+fn remembered(raw: &[u8]) -> Option<Rc<Tenant>> {
+    OWNERS.with(|o| o.borrow().as_ref()?.get(raw).cloned())
+}
+
+/// Reads a tenant's row, and remembers it.
+fn read(session: &Session, raw: &[u8], key: TenantKey) -> Rc<Tenant> {
     let generation = (invalidation::ownership_generation(), invalidation::policy_generation());
     let state = session.catalog.tenant_state(&key);
     let default = || session.policy.set.default_owner.clone();

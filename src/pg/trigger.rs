@@ -5,13 +5,15 @@
 //! handler, as long as rows of one statement belong to the tenant of the row before: the tenant of the last row that
 //! passed stays in [`RowGuard`], next to what was found out about the table when the statement began.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
+use std::rc::Rc;
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::relation::Relation;
 use super::report::{self, Report};
-use super::session;
+use super::session::{self, Session};
 use super::{audit, compat, relation, tenants};
 use crate::policy::ownership::{self, Owned};
 use crate::policy::rules::{Attempt, TableName};
@@ -38,9 +40,18 @@ struct RowGuard {
     bypass: bool,
     of: TenantType,
     attnum: c_int,
+    /// Names this statement's facts in [`FACTS`].
+    statement: u64,
     /// The raw key of the last row that passed; `length` 0 = none. A raw key has its type's tag, so it is never empty.
     length: usize,
     last: [u8; REMEMBERED],
+}
+
+thread_local! {
+    /// Counts the statements that this process prepared a guard for.
+    static STATEMENTS: Cell<u64> = const { Cell::new(0) };
+    /// The facts of the statement and table that were checked last. A statement keeps the facts that it began with.
+    static FACTS: RefCell<Option<(u64, Session, Rc<Relation>)>> = const { RefCell::new(None) };
 }
 
 /// The trigger function `holdfast.guard_row`. A plain frame.
@@ -167,7 +178,10 @@ unsafe extern "C-unwind" fn prepare(fcinfo: pg_sys::FunctionCallInfo) -> *mut Ro
     }
     // SAFETY: the trigger manager gives an open relation.
     let oid = unsafe { (*data.tg_relation).rd_id };
-    let mut guard = RowGuard { bypass: true, of: TenantType::Integer, attnum: 0, length: 0, last: [0; REMEMBERED] };
+    let statement = STATEMENTS.get() + 1;
+    STATEMENTS.set(statement);
+    let (of, last) = (TenantType::Integer, [0; REMEMBERED]);
+    let mut guard = RowGuard { bypass: true, of, attnum: 0, statement, length: 0, last };
     if let Some(session) = session::current().filter(|s| !s.who.all_off)
         && let Some(relation) = relation::facts(&session, oid)
         && let TableClass::Tenant { of, .. } = relation.table.class
@@ -196,8 +210,7 @@ unsafe extern "C-unwind" fn check(
     };
     // SAFETY: the trigger manager gives an open relation.
     let oid = unsafe { (*data.tg_relation).rd_id };
-    let Some(session) = session::current() else { return std::ptr::null() };
-    let Some(relation) = relation::facts(&session, oid) else { return std::ptr::null() };
+    let Some((session, relation)) = statement_facts(guard.statement, oid) else { return std::ptr::null() };
     let TableClass::Tenant { column: tenant_column, .. } = &relation.table.class else { return std::ptr::null() };
     let identity = &session.who.identity;
     let attempt = || attempt(data.tg_event, &relation.table.name);
@@ -222,6 +235,21 @@ unsafe extern "C-unwind" fn check(
         guard.length = raw.len();
     }
     std::ptr::null()
+}
+
+/// The session's facts and the table's, looked up once as long as one statement's rows are checked in a row.
+fn statement_facts(statement: u64, oid: pg_sys::Oid) -> Option<(Session, Rc<Relation>)> {
+    let known = FACTS.with(|f| match &*f.borrow() {
+        Some((of, session, relation)) if *of == statement => Some((session.clone(), relation.clone())),
+        _ => None,
+    });
+    if known.is_some() {
+        return known;
+    }
+    let session = session::current()?;
+    let relation = relation::facts(&session, oid)?;
+    FACTS.with(|f| *f.borrow_mut() = Some((statement, session.clone(), relation.clone())));
+    Some((session, relation))
 }
 
 fn attempt(event: pg_sys::TriggerEvent, table: &TableName) -> Attempt {
