@@ -13,6 +13,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("a_refusal_is_recorded_with_who_what_and_whose", recorded_with_who_what_and_whose),
         Test::shared("rebuilt_is_bound_by_every_rule", rebuilt_is_bound_by_every_rule),
         Test::shared("legacy_is_bound_by_ownership_alone", legacy_is_bound_by_ownership_alone),
+        Test::shared("truncate_of_a_frozen_tenant_says_so", truncate_of_a_frozen_tenant_says_so),
         Test::shared("the_unidentified_write_nothing_guarded", the_unidentified_write_nothing_guarded),
         Test::shared("writes_without_a_condition", writes_without_a_condition),
         Test::shared("destructive_commands_by_every_way", destructive_commands_by_every_way),
@@ -236,6 +237,15 @@ fn legacy_is_bound_by_ownership_alone(cluster: &Cluster) -> Result<()> {
     scene.judge(&mut scene.legacy()?, &cases)?;
     // A superuser is the default backend, and as bound as the application.
     scene.judge(&mut scene.operator()?, &cases)
+}
+
+/// Not `not_owner`, which would send a router to the backend that it comes from.
+fn truncate_of_a_frozen_tenant_says_so(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "refusals")?;
+    for tenant in ["20", "21", "50"] {
+        scene.operator()?.exec(&format!("SELECT holdfast.rollback_cutover('{tenant}')"))?;
+    }
+    scene.judge(&mut scene.legacy()?, &[("TRUNCATE orders", Refused("tenant_frozen"))])
 }
 
 fn the_unidentified_write_nothing_guarded(cluster: &Cluster) -> Result<()> {
