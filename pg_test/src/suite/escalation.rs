@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::Test;
 use super::two_backends::{LOCK_NOT_AVAILABLE, NOT_OWNER, TwoBackends, cutover, detail_names, is, write};
-use crate::client::Session;
+use crate::client::{Refusal, Session};
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::wait::eventually;
 
@@ -21,6 +21,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("failed_wait_for_all_tenants_leaves_nothing_locked", failed_wait),
         Test::shared("escalating_writer_waits_for_the_cutover_and_goes_on", waits_for_a_cutover),
         Test::shared("timeout_doesnt_blame_another_cutover", other_cutovers_are_not_blamed),
+        Test::shared("cutovers_among_escalated_writers_never_deadlock", among_escalated_writers),
         Test::own("row_wait_of_an_escalated_writer_fails_no_writer", early(), row_wait_of_an_escalated_writer),
         Test::own("row_wait_of_an_escalating_writer_resolves_soon", late(), row_wait_of_an_escalating_writer),
     ]
@@ -179,6 +180,53 @@ fn other_cutovers_are_not_blamed(cluster: &Cluster) -> Result<()> {
     writer.exec("COMMIT")?;
     other.finish()?.1?;
     Ok(())
+}
+
+/// Three writers of many tenants, four of one, and three operators, each with tenants of his own.
+fn among_escalated_writers(cluster: &Cluster) -> Result<()> {
+    const ROUNDS: i32 = 40;
+    let stage = TwoBackends::begin(cluster, "escalation")?;
+    let mut working = Vec::new();
+    for number in 0..3 {
+        working.push(stage.legacy()?.start_with("an escalated writer", move |session| {
+            for round in 0..ROUNDS {
+                // Rows of its own, so that only tenants' locks are waited for.
+                let first = 1_000_000 * (number + 1) + round * 60;
+                session.exec(&format!("INSERT INTO orders SELECT {first} + n, n FROM generate_series(1, 60) AS n"))?;
+            }
+            Ok(())
+        }));
+    }
+    for (number, session) in
+        [stage.legacy()?, stage.legacy()?, stage.rebuilt()?, stage.rebuilt()?].into_iter().enumerate()
+    {
+        let first = 10_000_000 * (i32::try_from(number)? + 1);
+        working.push(session.start_with("a writer of one tenant", move |session| {
+            for round in 0..ROUNDS {
+                let sql = format!("INSERT INTO orders VALUES ({first} + {round}, 61 + {round} % 15)");
+                if let Err(error) = session.exec(&sql) {
+                    is(&Refusal::of(&error).ok_or(error)?, NOT_OWNER)?;
+                }
+            }
+            Ok(())
+        }));
+    }
+    for number in 0..3 {
+        working.push(stage.operator()?.start_with("an operator", move |session| {
+            for round in 0..ROUNDS {
+                let (tenant, to) =
+                    (61 + number * 5 + round % 5, ["rebuilt", "legacy"][usize::from(round / 5 % 2 == 1)]);
+                session.exec(&format!("SELECT holdfast.cutover('{tenant}', '{to}', '20 s')"))?;
+            }
+            Ok(())
+        }));
+    }
+    for work in working {
+        work.finish()?.1?;
+    }
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    ensure!(stage.operator()?.one::<i64>(deadlocks)? == 0);
+    stage.ensure_sound(61, "legacy")
 }
 
 /// The cutover has its tenant and waits for "all", which W1 shares; W1 waits for a row of W2; W2 waits for the tenant.
