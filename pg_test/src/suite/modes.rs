@@ -56,7 +56,10 @@ fn expect(scene: &Scene, session: &mut Session, rule: &str, sql: &str, mode: &st
         _ => &["refused"],
     };
     let expected: Vec<_> = outcomes.iter().map(|outcome| (rule.to_owned(), (*outcome).to_owned())).collect();
-    ensure!(refused == (mode == "enforce") && recorded == expected, "{mode}: {sql}\nrefused: {refused}, recorded: {recorded:?}");
+    ensure!(
+        refused == (mode == "enforce") && recorded == expected,
+        "{mode}: {sql}\nrefused: {refused}, recorded: {recorded:?}"
+    );
     Ok(())
 }
 
@@ -119,12 +122,14 @@ fn observe_changes_nothing(cluster: &Cluster) -> Result<()> {
         "UPDATE orders SET note = note || 'x'; INSERT INTO plans VALUES (2, 'y'); DELETE FROM orders WHERE id = 5;
          TRUNCATE loose; INSERT INTO ledger VALUES (1)",
     )?;
-    let rows: i64 = rebuilt.one("SELECT (SELECT count(*) FROM orders WHERE note LIKE '%x') + (SELECT count(*) FROM plans)")?;
+    let rows: i64 =
+        rebuilt.one("SELECT (SELECT count(*) FROM orders WHERE note LIKE '%x') + (SELECT count(*) FROM plans)")?;
     ensure!(rows == 6, "{rows}");
     let mut rules: Vec<_> = scene.recorded(&rebuilt)?.into_iter().map(|(rule, _)| rule).collect();
     rules.sort_unstable();
     rules.dedup();
-    let expected = ["destructive_command", "global_write", "not_owner", "outside_surface", "tenant_frozen", "unfiltered_write"];
+    let expected =
+        ["destructive_command", "global_write", "not_owner", "outside_surface", "tenant_frozen", "unfiltered_write"];
     ensure!(rules == expected, "{rules:?}");
     ensure!(rebuilt.notices().is_empty(), "the application is told nothing");
     Ok(())
@@ -137,9 +142,11 @@ fn alike_observations_are_counted(cluster: &Cluster) -> Result<()> {
     let mut rebuilt = scene.rebuilt()?;
     rebuilt.exec("INSERT INTO orders SELECT 100 + n, 10 FROM generate_series(1, 3000) AS n")?;
     operator.exec("SELECT holdfast.flush_events()")?;
-    let seen: i64 = operator.one("SELECT coalesce(sum(occurrences), 0)::bigint FROM holdfast.blocked_writes WHERE tenant = '10'")?;
+    let seen: i64 = operator
+        .one("SELECT coalesce(sum(occurrences), 0)::bigint FROM holdfast.blocked_writes WHERE tenant = '10'")?;
     ensure!(seen == 3000, "{seen} of 3000 counted");
-    let summed: i64 = operator.one("SELECT sum(occurrences)::bigint FROM holdfast.blocked_summary WHERE tenant = '10'")?;
+    let summed: i64 =
+        operator.one("SELECT sum(occurrences)::bigint FROM holdfast.blocked_summary WHERE tenant = '10'")?;
     ensure!(summed == 3000);
     Ok(())
 }

@@ -33,7 +33,12 @@ fn every_type(cluster: &Cluster) -> Result<()> {
         ("int8", "9223372036854775806", "9223372036854775807", "9223372036854775807"),
         ("small", "311", "321", "+321"),
         ("nested", "312", "322", "322"),
-        ("uuid", "6ec0bd7f-11c0-43da-975e-2a8ad9ebae0b", "6ec0bd7f-11c0-43da-975e-2a8ad9ebae0c", "{6EC0BD7F-11C0-43DA-975E-2A8AD9EBAE0C}"),
+        (
+            "uuid",
+            "6ec0bd7f-11c0-43da-975e-2a8ad9ebae0b",
+            "6ec0bd7f-11c0-43da-975e-2a8ad9ebae0c",
+            "{6EC0BD7F-11C0-43DA-975E-2A8AD9EBAE0C}",
+        ),
         ("bytea", "\\xdead", "\\xbeef", "\\xBEEF"),
         ("bytea", "\\x", "\\x00", "\\x00"),
         // Text comes last: from then on any text may be a key.
@@ -53,9 +58,12 @@ fn every_type(cluster: &Cluster) -> Result<()> {
         ensure!(operator.one::<String>(&format!("SELECT holdfast.owner_of('{legacys}')"))? == "legacy", "{of}");
         let own = format!("INSERT INTO {table} (key) VALUES ('{rebuilts}'), ('{rebuilts}')");
         let foreign = format!("INSERT INTO {table} (key) VALUES ('{rebuilts}'), ('{legacys}')");
-        let (mine, yours): (&[_], &[_]) = (&[(&own, Passes), (&foreign, Refused("not_owner"))], &[(&own, Refused("not_owner"))]);
-        let (mine, yours): (Vec<(&str, Outcome)>, Vec<(&str, Outcome)>) =
-            (mine.iter().map(|(s, o)| (s.as_str(), *o)).collect(), yours.iter().map(|(s, o)| (s.as_str(), *o)).collect());
+        let (mine, yours): (&[_], &[_]) =
+            (&[(&own, Passes), (&foreign, Refused("not_owner"))], &[(&own, Refused("not_owner"))]);
+        let (mine, yours): (Vec<(&str, Outcome)>, Vec<(&str, Outcome)>) = (
+            mine.iter().map(|(s, o)| (s.as_str(), *o)).collect(),
+            yours.iter().map(|(s, o)| (s.as_str(), *o)).collect(),
+        );
         scene.judge(&mut scene.rebuilt()?, &mine).map_err(|e| e.context(format!("type {of}")))?;
         scene.judge(&mut scene.legacy()?, &yours).map_err(|e| e.context(format!("type {of}")))?;
         let refusal = scene.legacy()?.refused(&own)?;
@@ -106,7 +114,10 @@ fn citext_folds(cluster: &Cluster) -> Result<()> {
     let cases = [
         ("INSERT INTO firms VALUES (1, 'acme zürich'), (2, 'ACME zürich'), (3, 'ACME Zürich')", Passes),
         ("INSERT INTO firms VALUES (1, 'acme zurich')", Refused("not_owner")),
-        ("INSERT INTO firms VALUES (1, 'ACME ZÜRICH')", if operator.one::<bool>("SELECT lower('Ü') = 'ü'")? { Passes } else { Refused("not_owner") }),
+        (
+            "INSERT INTO firms VALUES (1, 'ACME ZÜRICH')",
+            if operator.one::<bool>("SELECT lower('Ü') = 'ü'")? { Passes } else { Refused("not_owner") },
+        ),
     ];
     scene.judge(&mut scene.rebuilt()?, &cases)?;
     ensure!(operator.one::<String>("SELECT holdfast.owner_of('aCmE Zürich')")? == "rebuilt");
@@ -124,8 +135,32 @@ fn keys_of_any_text(cluster: &Cluster) -> Result<()> {
         "CREATE TABLE firms (id int, name text); GRANT ALL ON firms TO PUBLIC;
          SELECT holdfast.guard_table('firms', 'name'); SELECT holdfast.allow_writes('rebuilt', 'firms')",
     )?;
-    let keys = ["", " ", "  ", "o'hara", "O'Hara", "\\", "\\\\", "a\"b", "é", "e\u{301}", "日本", "日本 ", "\u{1F3E0}", "a\nb",
-        "a\tb", "%", "_", "NULL", "0", "00", "{\"a\":1}", "$1", "'; DROP TABLE firms; --", "\u{7f}\u{1}"];
+    let keys = [
+        "",
+        " ",
+        "  ",
+        "o'hara",
+        "O'Hara",
+        "\\",
+        "\\\\",
+        "a\"b",
+        "é",
+        "e\u{301}",
+        "日本",
+        "日本 ",
+        "\u{1F3E0}",
+        "a\nb",
+        "a\tb",
+        "%",
+        "_",
+        "NULL",
+        "0",
+        "00",
+        "{\"a\":1}",
+        "$1",
+        "'; DROP TABLE firms; --",
+        "\u{7f}\u{1}",
+    ];
     let mut rebuilt = scene.rebuilt()?;
     let insert = "INSERT INTO firms VALUES (1, $1)";
     for key in keys {
@@ -135,12 +170,15 @@ fn keys_of_any_text(cluster: &Cluster) -> Result<()> {
         let owner: String = operator.query_one("SELECT holdfast.owner_of($1)", &[&key])?.try_get(0)?;
         ensure!(owner == "rebuilt", "{key:?}");
     }
-    let listed: i64 = operator.query_one("SELECT count(*) FROM holdfast.tenants WHERE tenant = ANY ($1)", &[&&keys[..]])?.try_get(0)?;
+    let listed: i64 = operator
+        .query_one("SELECT count(*) FROM holdfast.tenants WHERE tenant = ANY ($1)", &[&&keys[..]])?
+        .try_get(0)?;
     ensure!(usize::try_from(listed)? == keys.len(), "{listed} listed");
     // A hint is a command to paste, whatever the key.
     for key in ["x'y\\z", "it''s"] {
         let error = rebuilt.execute(insert, &[&key]);
-        let hint = error.err().and_then(|e| e.as_db_error().and_then(|e| e.hint().map(str::to_owned))).unwrap_or_default();
+        let hint =
+            error.err().and_then(|e| e.as_db_error().and_then(|e| e.hint().map(str::to_owned))).unwrap_or_default();
         let Some((_, command)) = hint.split_once("hand the tenant over: ") else { anyhow::bail!("{hint}") };
         operator.exec(command)?;
         rebuilt.execute(insert, &[&key])?;
@@ -151,8 +189,10 @@ fn keys_of_any_text(cluster: &Cluster) -> Result<()> {
 fn long_keys(cluster: &Cluster) -> Result<()> {
     let scene = Scene::set(cluster, "tenant_types")?;
     let mut operator = scene.operator()?;
-    operator.exec("CREATE FUNCTION noise(n int) RETURNS text LANGUAGE sql IMMUTABLE AS
-        $$SELECT left(string_agg(md5(i::text), ''), n) FROM generate_series(0, n / 32) AS i$$")?;
+    operator.exec(
+        "CREATE FUNCTION noise(n int) RETURNS text LANGUAGE sql IMMUTABLE AS
+        $$SELECT left(string_agg(md5(i::text), ''), n) FROM generate_series(0, n / 32) AS i$$",
+    )?;
     let lengths = [39, 40, 41, 126, 127, 500, 2000];
     for (table, storage) in [("extended", "EXTENDED"), ("external", "EXTERNAL"), ("plain", "PLAIN"), ("main", "MAIN")] {
         operator.exec(&format!(
