@@ -71,16 +71,15 @@ fn run(cluster: &Cluster, guarded: &Guarded, role: &str, sql: &str) -> Result<()
 }
 
 fn every_command_is_survived(cluster: &mut Cluster) -> Result<()> {
-    for who in Who::ALL {
-        for superuser in [false, true] {
-            let (guarded, role) = who.prepare(cluster, superuser)?;
-            let sql = COMMANDS.replace("ROLENAME", &role).replace("DATABASENAME", &guarded.database.name);
-            let (sql, end) = sql.split_once("-- the end").context("no end")?;
-            run(cluster, &guarded, &role, sql).with_context(|| format!("{who:?}, superuser: {superuser}"))?;
-            let refused = guarded.recorded()?.0;
-            ensure!(matches!(who, Who::Legacy) || refused >= 10, "{who:?}: the guard was off, {refused} refusals");
-            run(cluster, &guarded, &role, end).with_context(|| format!("{who:?}, superuser: {superuser}"))?;
-        }
+    // A superuser gets furthest in each command; without that, permissions end most of them.
+    for (who, superuser) in Who::ALL.map(|who| (who, true)).into_iter().chain([(Who::Rebuilt, false)]) {
+        let (guarded, role) = who.prepare(cluster, superuser)?;
+        let sql = COMMANDS.replace("ROLENAME", &role).replace("DATABASENAME", &guarded.database.name);
+        let (sql, end) = sql.split_once("-- the end").context("no end")?;
+        run(cluster, &guarded, &role, sql).with_context(|| format!("{who:?}, superuser: {superuser}"))?;
+        let refused = guarded.recorded()?.0;
+        ensure!(matches!(who, Who::Legacy) || refused >= 10, "{who:?}: the guard was off, {refused} refusals");
+        run(cluster, &guarded, &role, end).with_context(|| format!("{who:?}, superuser: {superuser}"))?;
     }
     internal_errors(cluster)
 }
@@ -260,8 +259,8 @@ fn refusals_in_one_statement(cluster: &Cluster) -> Result<()> {
     let mut session = guarded.rebuilt()?;
     guarded.database.connect()?.exec(&format!("GRANT pg_read_all_stats TO {}", guarded.rebuilt))?;
     // Each waits for a commit; a few thousand are enough to see a leak of a kilobyte.
-    leaks_nothing(&mut session, &swallowing(500), &swallowing(5_000))?;
-    ensure!(guarded.recorded()?.0 == 5_500, "{:?}", guarded.recorded()?);
+    leaks_nothing(&mut session, &swallowing(500), &swallowing(3_000))?;
+    ensure!(guarded.recorded()?.0 == 3_500, "{:?}", guarded.recorded()?);
     Ok(())
 }
 
@@ -278,12 +277,12 @@ fn refusals_over_a_session(cluster: &Cluster) -> Result<()> {
         }
         Ok(())
     };
-    all(500)?;
+    all(200)?;
     let before = private_memory(pid)?;
-    all(3_000)?;
+    all(1_500)?;
     let after = private_memory(pid)?;
     ensure!(after <= before + SLACK, "{before} → {after}");
-    ensure!(guarded.recorded()?.0 == 3_500, "{:?}", guarded.recorded()?);
+    ensure!(guarded.recorded()?.0 == 1_700, "{:?}", guarded.recorded()?);
     Ok(())
 }
 

@@ -27,6 +27,7 @@ pub fn tests() -> Vec<Test> {
         Test::own("killed_worker_duplicates_nothing", own(), killed_worker_duplicates_nothing).expects_crashes(),
         Test::own("killed_launcher_comes_back", own(), killed_launcher_comes_back).expects_crashes(),
         Test::own("locked_event_table_delays_no_refusal", impatient(), locked_event_table_delays_no_refusal),
+        Test::own("full_queue_stalls_no_observed_write", small_queue(), full_queue_stalls_no_observed_write),
         Test::own("failing_event_table_stops_no_refusal", impatient(), failing_event_table_stops_no_refusal),
         Test::own("one_worker_serves_a_burst", talkative(), one_worker_serves_a_burst),
         Test::own("extension_can_be_dropped_under_queued_events", impatient(), extension_can_be_dropped),
@@ -37,6 +38,10 @@ pub fn tests() -> Vec<Test> {
 
 fn impatient() -> ClusterOptions {
     ClusterOptions::new().set("holdfast.audit_timeout", &AUDIT_TIMEOUT.as_millis().to_string())
+}
+
+fn small_queue() -> ClusterOptions {
+    impatient().set("holdfast.audit_queue_size", "16")
 }
 
 /// The server log tells of every worker that is started.
@@ -236,6 +241,20 @@ fn locked_event_table_delays_no_refusal(cluster: &mut Cluster) -> Result<()> {
     eventually("the events to arrive", || Ok(guarded.recorded()?.0 >= 3))?;
     client.refused(FOREIGN_WRITE)?;
     ensure!(guarded.recorded()? == (4, 4), "{:?}", guarded.recorded()?);
+    Ok(())
+}
+
+fn full_queue_stalls_no_observed_write(cluster: &mut Cluster) -> Result<()> {
+    let guarded = Guarded::enforcing(cluster, "worker")?;
+    let (mut client, mut locker) = (guarded.rebuilt()?, guarded.database.connect()?);
+    locker.exec("SELECT holdfast.set_mode('observe')")?;
+    locker.exec("BEGIN; LOCK TABLE holdfast.event IN ACCESS EXCLUSIVE MODE")?;
+    let start = Instant::now();
+    // Events of different tenants can't become one.
+    client.exec("INSERT INTO orders SELECT tenant, 1 FROM generate_series(101, 124) tenant")?;
+    let waited = start.elapsed();
+    locker.exec("COMMIT")?;
+    ensure!(waited < AUDIT_TIMEOUT * 2, "a write that is only observed waited {waited:?} for room in the queue");
     Ok(())
 }
 
