@@ -74,7 +74,7 @@ const SPOKEN: [Spoken; 10] = [
         rule: "outside_surface",
         message: "backend \"rebuilt\" may not insert into table \"loose\"",
         detail: "Backend \"rebuilt\" attempted INSERT on table \"public.loose\". The table is unclassified. Rule: outside_surface.",
-        hint: "Classify the table first: SELECT holdfast.guard_table('public.loose', tenant_column := '...'); or holdfast.guard_global('public.loose'), or holdfast.exempt_table('public.loose').",
+        hint: "Classify the table first: SELECT holdfast.guard_table('public.loose', tenant_column => '...'); or holdfast.guard_global('public.loose'), or holdfast.exempt_table('public.loose').",
         table: "loose",
     },
     Spoken {
@@ -256,7 +256,7 @@ fn the_unidentified_write_nothing_guarded(cluster: &Cluster) -> Result<()> {
     ensure!(refusal.message == "role \"postgres\" belongs to no backend and may not write guarded tables");
     ensure!(
         refusal.hint.as_deref()
-            == Some("Say which backend it is: SELECT holdfast.add_identity('...', role := 'postgres');")
+            == Some("Say which backend it is: SELECT holdfast.add_identity('...', role => 'postgres');")
     );
     let cases = [
         ("SELECT * FROM orders FOR UPDATE", Passes),
