@@ -20,17 +20,21 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         FROM holder h JOIN pg_stat_activity a USING (pid)
         WHERE a.xact_start < since
         UNION ALL
-        -- A prepared transaction has no process; its virtual transaction is -1/xid.
+        -- A prepared transaction has no process; what ties its locks together is their virtual transaction.
         SELECT format('prepared transaction "%s" (role %s, prepared %s ago)', p.gid, p.owner,
                    date_trunc('milliseconds', clock_timestamp() - p.prepared)),
                p.prepared
-        FROM holder h JOIN pg_prepared_xacts p ON h.pid IS NULL AND h.virtualtransaction = '-1/' || p.transaction::text
+        FROM holder h
+        JOIN pg_locks own ON own.pid IS NULL AND own.virtualtransaction = h.virtualtransaction
+            AND own.locktype = 'transactionid'
+        JOIN pg_prepared_xacts p ON p.transaction = own.transactionid
+        WHERE h.pid IS NULL
     )
     SELECT coalesce(string_agg(description, '; ' ORDER BY began), '') FROM described
 $$;
 
 CREATE VIEW holdfast.identities AS
-SELECT id, backend, role, database, application_name, client_network, priority
+SELECT id, backend, pg_catalog.pg_get_userbyid(role) AS role, database, application_name, client_network, priority
 FROM holdfast.identity
 ORDER BY priority, id;
 
@@ -76,7 +80,9 @@ LEFT JOIN LATERAL (SELECT relid FROM pg_catalog.pg_partition_ancestors(r.oid) WI
     WHERE relid IN (SELECT relation FROM holdfast.classified_table) ORDER BY up.n LIMIT 1) root ON r.relispartition
 LEFT JOIN holdfast.classified_table c ON c.relation = coalesce(root.relid, r.oid)
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attname = c.tenant_column AND NOT a.attisdropped
-LEFT JOIN pg_catalog.pg_trigger g ON g.tgrelid = r.oid AND g.tgname = '~holdfast_guard'
+LEFT JOIN LATERAL (SELECT tgenabled FROM pg_catalog.pg_trigger
+    WHERE tgrelid = r.oid AND tgfoid = 'holdfast.guard_row()'::pg_catalog.regprocedure
+    ORDER BY tgenabled <> 'A' LIMIT 1) g ON true
 WHERE r.relkind IN ('r', 'p') AND r.relpersistence <> 't'
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'holdfast')
 ORDER BY r.oid::regclass::text;

@@ -21,6 +21,9 @@ const FREEZE_PAUSE: i32 = 2_000;
 /// How long rollback_cutover() waits likewise: as long as cutover() does by default.
 const ROLLBACK_PAUSE: i32 = 2_000;
 
+/// The longest key that can have a row of its own, in bytes: what fits an index entry whatever its bytes are.
+const LONGEST_KEY: usize = 2_000;
+
 /// tenant, from, to, epoch, pause, restore point, position in the log.
 type HandedOver = (String, String, String, i64, Interval, Option<String>, PgLsn);
 
@@ -65,7 +68,7 @@ fn cutover(
     let from = before.and_then(|s| s.owner).or_else(|| session.policy.set.default_owner.clone());
     may_cut_over(&session, &tenant, from.as_deref(), to);
 
-    TableIterator::once(hand_over(&tenant, to, "cutover", pause))
+    TableIterator::once(hand_over(&tenant, |_| to.to_owned(), "cutover", pause))
 }
 
 /// Hands a tenant back to the backend that owned it before the last cutover.
@@ -88,16 +91,18 @@ fn rollback_cutover(
 > {
     let session = facts();
     let tenant = canonical(&session, required(tenant, "tenant"));
-    let previous = fetch::<String>("SELECT previous_owner FROM holdfast.ownership WHERE tenant = $1", &[key(&tenant)]);
-    let Some(previous) = previous else {
-        error(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("tenant \"{tenant}\" was never handed over"),
-            "",
-            "See SELECT * FROM holdfast.ownership_history;",
-        );
+    let previous = |exclusive: &Exclusive| {
+        let state = exclusive.state.as_ref();
+        state.and_then(|s| s.previous_owner.clone()).unwrap_or_else(|| {
+            error(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("tenant \"{tenant}\" was never handed over"),
+                "Nothing has changed.",
+                "See SELECT * FROM holdfast.ownership_history;",
+            )
+        })
     };
-    TableIterator::once(hand_over(&tenant, &previous, "rollback", ROLLBACK_PAUSE))
+    TableIterator::once(hand_over(&tenant, previous, "rollback", ROLLBACK_PAUSE))
 }
 
 /// Stops all writes to a tenant, until `until` or until it is unfrozen.
@@ -124,6 +129,15 @@ fn freeze(tenant: Option<&str>, reason: Option<&str>, until: default!(Option<Tim
     let session = facts();
     let tenant = canonical(&session, required(tenant, "tenant"));
     let exclusive = exclude(&tenant, FREEZE_PAUSE);
+    let frozen = exclusive.state.as_ref().and_then(|s| s.freeze.as_ref());
+    if let Some(freeze) = frozen.filter(|f| f.holds(trigger::now())) {
+        error(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("tenant \"{tenant}\" is already frozen"),
+            format!("The reason given was: {}.", freeze.reason),
+            "Unfreeze it first: SELECT holdfast.unfreeze(...).",
+        );
+    }
     let owner = owner_now(&exclusive, &tenant);
     execute(
         "INSERT INTO holdfast.ownership (tenant, owner, epoch, freeze_reason, frozen_until, changed_at, changed_by)
@@ -167,9 +181,15 @@ fn unfreeze(tenant: Option<&str>) {
 }
 
 /// The change itself, forwards or back: lock, check again, change, record, tell.
-fn hand_over(tenant: &TenantKey, to: &str, action: &'static str, pause: i32) -> HandedOver {
+fn hand_over(
+    tenant: &TenantKey,
+    receiver: impl FnOnce(&Exclusive) -> String,
+    action: &'static str,
+    pause: i32,
+) -> HandedOver {
     let exclusive = exclude(tenant, pause);
     let from = owner_now(&exclusive, tenant);
+    let to = &receiver(&exclusive);
     may_cut_over(&exclusive.session, tenant, Some(&from), to);
     let epoch = fetch::<i64>(
         "INSERT INTO holdfast.ownership (tenant, owner, previous_owner, epoch, changed_at, changed_by)
@@ -177,7 +197,7 @@ fn hand_over(tenant: &TenantKey, to: &str, action: &'static str, pause: i32) -> 
          ON CONFLICT (tenant) DO UPDATE SET owner = excluded.owner, previous_owner = excluded.previous_owner,
              epoch = ownership.epoch + 1, changed_at = excluded.changed_at, changed_by = excluded.changed_by
          RETURNING epoch",
-        &[key(tenant), to.into(), from.as_str().into()],
+        &[key(tenant), to.as_str().into(), from.as_str().into()],
     )
     .unwrap_or_default();
     let restore_point = handover::restore_point(&format!("holdfast {action} {epoch} of {tenant}"));
@@ -253,6 +273,8 @@ fn exclude(tenant: &TenantKey, pause: i32) -> Exclusive {
         }
         Err(NoLock::TimedOut { tag, since }) => {
             let (high, low) = tag.halves();
+            // What this transaction has seen of other sessions before may be old.
+            execute("SELECT pg_catalog.pg_stat_clear_snapshot()", &[]);
             let holders = fetch::<String>(
                 "SELECT holdfast.lock_holders($1, $2, $3, timestamptz '2000-01-01 00:00:00+00' + $4 * interval '1 microsecond')",
                 &[i64::from(high).into(), i64::from(low).into(), i32::from(tag.class()).into(), since.into()],
@@ -321,24 +343,31 @@ fn canonical(session: &Session, input: &str) -> TenantKey {
         .collect();
     types.sort_unstable();
     types.dedup();
-    // Where nothing is guarded yet, or texts are keys as well, any text may be one.
-    if types.is_empty() || types.contains(&TenantType::Text) {
-        return TenantKey::text(input);
-    }
-    for of in &types {
-        match of.parse(input) {
-            Ok(_) if *of == TenantType::Citext => return trigger::fold(input),
-            Ok(key) => return key,
-            Err(_) => {}
+    let key = match types.iter().find_map(|of| of.parse(input).ok().map(|key| (*of, key))) {
+        // Citext is the only type whose canonical form the pure layer doesn't know.
+        Some((TenantType::Text | TenantType::Citext, _)) if types.contains(&TenantType::Citext) => trigger::fold(input),
+        Some((_, key)) => key,
+        // Where nothing is guarded yet, any text may be a key.
+        None if types.is_empty() => TenantKey::text(input),
+        None => {
+            let wrong = types.iter().map(|of| of.parse(input).err().map(|e| e.to_string()).unwrap_or_default());
+            error(
+                PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+                format!("\"{input}\" is not a tenant key"),
+                format!("It is {}.", wrong.collect::<Vec<_>>().join(", and ")),
+                "Give the key as the tenant column holds it.",
+            )
         }
+    };
+    if key.as_str().len() > LONGEST_KEY {
+        error(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("a tenant key of {} bytes is too long", key.as_str().len()),
+            format!("Keys of up to {LONGEST_KEY} bytes can be handed over or frozen."),
+            "Rows with longer keys stay with the default owner.",
+        );
     }
-    let wrong = types.iter().map(|of| of.parse(input).err().map(|e| e.to_string()).unwrap_or_default());
-    error(
-        PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
-        format!("\"{input}\" is not a tenant key"),
-        format!("It is {}.", wrong.collect::<Vec<_>>().join(", and ")),
-        "Give the key as the tenant column holds it.",
-    )
+    key
 }
 
 fn key<'a>(tenant: &TenantKey) -> pgrx::datum::DatumWithOid<'a> {

@@ -68,6 +68,14 @@ fn commands_of(commands: Option<Vec<Option<String>>>) -> Vec<WriteCommand> {
 
 fn columns_of(session: &Session, relation: Regclass, columns: Vec<Option<String>>) -> Vec<String> {
     let columns: Vec<_> = columns.into_iter().map(|c| required(c, "columns")).collect();
+    if columns.is_empty() {
+        error(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "parameter \"columns\" must not be empty",
+            "A backend that may write no column may not write at all.",
+            "Leave columns out to allow all, or use SELECT holdfast.disallow_writes(...).",
+        );
+    }
     for column in &columns {
         if !relation::has_column(relation.0, column) {
             let table = relation::facts(session, relation.0).map(|r| r.table.name.to_string()).unwrap_or_default();

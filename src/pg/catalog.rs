@@ -7,6 +7,7 @@ use std::ptr;
 
 use pgrx::{FromDatum, Inet, pg_sys};
 
+use super::session;
 use crate::policy::backend::Backend;
 use crate::policy::identity::{IdentityRule, Network};
 use crate::policy::mode::{Modes, Override};
@@ -55,17 +56,18 @@ pub struct Classification {
 impl Catalog {
     /// Looks for the extension. Needs a transaction.
     pub fn find() -> Installation {
-        // SAFETY: syscache and catalog look-ups by name, inside a transaction; missing objects give InvalidOid.
-        let (schema, extension) = unsafe {
-            let schema = pg_sys::get_namespace_oid(c"holdfast".as_ptr(), true);
-            if schema == pg_sys::InvalidOid {
-                return Installation::Absent;
-            }
-            (schema, pg_sys::get_extension_oid(c"holdfast".as_ptr(), true))
-        };
+        // SAFETY: a catalog look-up by name, inside a transaction; a missing extension gives InvalidOid.
+        let extension = unsafe { pg_sys::get_extension_oid(c"holdfast".as_ptr(), true) };
         if extension == pg_sys::InvalidOid {
             return Installation::Absent;
         }
+        // By the extension, not by the schema's name: renaming the schema must not switch the guard off.
+        let mut schema = pg_sys::InvalidOid;
+        scan(pg_sys::ExtensionRelationId, |row| {
+            if row.oid(0) == extension {
+                schema = row.oid(3);
+            }
+        });
         // SAFETY: as above.
         let relation = |name: &CStr| unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
         let catalog = Catalog {
@@ -132,7 +134,8 @@ impl Catalog {
                 policy.identities.push(IdentityRule {
                     id: row.int8(0),
                     backend: row.text(1).unwrap_or_default(),
-                    role: row.text(2),
+                    // A role that is gone has no name that a session could have.
+                    role: (!row.is_null(2)).then(|| session::role_name(row.oid(2)).unwrap_or_default()),
                     database: row.text(3),
                     application_name: row.text(4),
                     client_network: network,
@@ -184,7 +187,7 @@ impl Catalog {
         let read = |row: &Row| {
             let until = (!row.is_null(5)).then(|| row.int8(5));
             let freeze = row.text(4).map(|reason| Freeze { reason, until });
-            state = Some(TenantState { owner: row.text(1), freeze });
+            state = Some(TenantState { owner: row.text(1), previous_owner: row.text(2), freeze });
         };
         scan_with(self.ownership, Some((self.ownership_key, key)), snapshot, read);
         state
@@ -204,7 +207,7 @@ impl Catalog {
             let freeze = row.text(4).map(|reason| Freeze { reason, until }).filter(|f| f.holds(now));
             let owner = row.text(1);
             if owner.as_deref() != Some(backend) || freeze.is_some() {
-                beyond = Some((row.text(0).unwrap_or_default(), TenantState { owner, freeze }));
+                beyond = Some((row.text(0).unwrap_or_default(), TenantState { owner, freeze, previous_owner: None }));
             }
         });
         beyond

@@ -8,10 +8,10 @@ use std::panic::AssertUnwindSafe;
 
 use pgrx::pg_sys;
 
-use super::locks::{self, Patience, Tag, TimedOut};
+use super::locks::{self, NotHad, Patience, Tag};
 use super::session::Session;
 use super::subtransaction::in_subtransaction;
-use super::{compat, session, trigger};
+use super::{compat, session, tenants, trigger};
 use crate::policy::ownership::TenantState;
 use crate::policy::tenant::TenantKey;
 
@@ -20,6 +20,9 @@ thread_local! {
     static HANDED_OVER: RefCell<Option<(TenantKey, i32)>> = const { RefCell::new(None) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
+
+/// How long a cutover stays out of the way of writers that it was in a deadlock with, in milliseconds.
+const STEP_BACK_MS: i64 = 5;
 
 /// A tenant that nobody else can write or hand over until this transaction ends.
 pub struct Exclusive {
@@ -61,13 +64,23 @@ pub fn exclude_writers(tenant: &TenantKey, milliseconds: i32) -> Result<Exclusiv
         let spent = (trigger::now() - since) / 1_000;
         Patience { milliseconds: milliseconds.saturating_sub(i32::try_from(spent).unwrap_or(i32::MAX)).max(1) }
     };
-    let timed_out = |tag| move |TimedOut| NoLock::TimedOut { tag, since };
-    in_subtransaction(AssertUnwindSafe(|| {
-        // The tenant first, then all: see locks.rs.
-        let tag = Tag::tenant(tenant);
-        locks::exclude(tag, left()).map_err(timed_out(tag))?;
-        locks::intend(left()).map_err(timed_out(Tag::all()))
-    }))?;
+    let attempt = || {
+        in_subtransaction(AssertUnwindSafe(|| {
+            // The tenant first, then all: see locks.rs.
+            let tag = Tag::tenant(tenant);
+            locks::exclude(tag, left()).map_err(|why| (tag, why))?;
+            locks::intend(left()).map_err(|why| (Tag::all(), why))
+        }))
+    };
+    while let Err((tag, why)) = attempt() {
+        let spent = left().milliseconds <= 1;
+        if why == NotHad::TimedOut || spent {
+            return Err(NoLock::TimedOut { tag, since });
+        }
+        // Stepping back let the writers go on; soon there will be a turn.
+        locks::pause(STEP_BACK_MS);
+    }
+    tenants::forget(tenant);
     // SAFETY: has no precondition.
     let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
     HANDED_OVER.with(|h| {

@@ -12,6 +12,7 @@ thread_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
     static POLICY: Cell<u64> = const { Cell::new(0) };
     static OWNERSHIP: Cell<u64> = const { Cell::new(0) };
+    static RELATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Counts the invalidations of the policy tables that this session saw.
@@ -24,6 +25,11 @@ pub fn ownership_generation() -> u64 {
     OWNERSHIP.get()
 }
 
+/// Counts the invalidations of any relation that this session saw.
+pub fn relation_generation() -> u64 {
+    RELATIONS.get()
+}
+
 /// Registers the callbacks, once a process.
 pub fn register() {
     if REGISTERED.replace(true) {
@@ -34,6 +40,28 @@ pub fn register() {
         pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0));
         let namespaces = pg_sys::SysCacheIdentifier::NAMESPACEOID as c_int;
         pg_sys::CacheRegisterSyscacheCallback(namespaces, Some(schema_changed), pg_sys::Datum::from(0));
+        pg_sys::RegisterXactCallback(Some(transaction_ended), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(subtransaction_ended), std::ptr::null_mut());
+    }
+}
+
+/// A transaction that dropped the extension may have rolled that back, of which no invalidation tells: DROP EXTENSION
+/// leaves the schema as it is.
+unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _: *mut std::ffi::c_void) {
+    if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
+        session::doubt_absence();
+    }
+}
+
+/// As above, for a savepoint.
+unsafe extern "C-unwind" fn subtransaction_ended(
+    event: pg_sys::SubXactEvent::Type,
+    _: pg_sys::SubTransactionId,
+    _: pg_sys::SubTransactionId,
+    _: *mut std::ffi::c_void,
+) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        session::doubt_absence();
     }
 }
 
@@ -41,6 +69,7 @@ pub fn register() {
 /// back.
 unsafe extern "C-unwind" fn relation_changed(_: pg_sys::Datum, relation: pg_sys::Oid) {
     let everything = relation == pg_sys::InvalidOid;
+    RELATIONS.set(RELATIONS.get().wrapping_add(1));
     if let Some(catalog) = session::known_catalog() {
         if everything || catalog.policy_tables().contains(&relation) {
             POLICY.set(POLICY.get().wrapping_add(1));
@@ -79,7 +108,7 @@ pub unsafe extern "C-unwind" fn holdfast_policy_changed(fcinfo: pg_sys::Function
     unsafe {
         let data = (*fcinfo).context.cast::<pg_sys::TriggerData>();
         if data.is_null() || (*data).type_ != pg_sys::NodeTag::T_TriggerData {
-            pgrx::error!("function \"policy_changed\" was not called by the trigger manager");
+            super::report::not_a_trigger("policy_changed");
         }
         pg_sys::CacheInvalidateRelcache((*data).tg_relation);
         // The result of an AFTER trigger is ignored.

@@ -39,6 +39,15 @@ pub struct Patience {
 #[derive(Clone, Copy, Debug)]
 pub struct TimedOut;
 
+/// Why the exclusive side did not get a lock. Nothing is held or queued for it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotHad {
+    /// Not in time.
+    TimedOut,
+    /// It was part of a deadlock that no order of the queue resolves, and stepped back.
+    Deadlock,
+}
+
 /// A lock's tag.
 #[derive(Clone, Copy)]
 pub struct Tag(pg_sys::LOCKTAG);
@@ -91,21 +100,35 @@ pub fn share(tag: Tag, patience: Patience) -> Result<(), TimedOut> {
     wait_for(tag, SHARE, patience)
 }
 
+/// Gives back a lock that [`share`] took.
+pub fn give_back(tag: Tag) {
+    // SAFETY: the tag is a valid one of the advisory lock method; a lock that isn't held gives a warning.
+    unsafe { pg_sys::LockRelease(&tag.0, SHARE, false) };
+}
+
 /// Takes a tenant's lock exclusively until the transaction ends.
 ///
 /// # Errors
-/// As for [`share`].
-pub fn exclude(tag: Tag, patience: Patience) -> Result<(), TimedOut> {
-    let recheck = DeadlockRecheck::start();
-    PgTryBuilder::new(|| wait_for(tag, EXCLUSIVE, patience)).finally(|| recheck.stop()).execute()
+/// [`NotHad`]; the caller must roll its subtransaction back.
+pub fn exclude(tag: Tag, patience: Patience) -> Result<(), NotHad> {
+    wait_stepping_back(tag, EXCLUSIVE, patience)
 }
 
 /// Announces a cutover to those who share all tenants.
 ///
 /// # Errors
-/// As for [`share`].
-pub fn intend(patience: Patience) -> Result<(), TimedOut> {
-    wait_for(Tag::all(), INTENT, patience)
+/// As for [`exclude`].
+pub fn intend(patience: Patience) -> Result<(), NotHad> {
+    wait_stepping_back(Tag::all(), INTENT, patience)
+}
+
+/// Waits so that a deadlock with writers costs the cutover its turn, and no writer its transaction.
+fn wait_stepping_back(tag: Tag, mode: pg_sys::LOCKMODE, patience: Patience) -> Result<(), NotHad> {
+    let recheck = DeadlockRecheck::start();
+    PgTryBuilder::new(|| wait_for(tag, mode, patience).map_err(|TimedOut| NotHad::TimedOut))
+        .catch_when(PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED, |_| Err(NotHad::Deadlock))
+        .finally(|| recheck.stop())
+        .execute()
 }
 
 /// What DDL a table is locked for.
@@ -148,7 +171,7 @@ pub fn lock_table_politely(table: pg_sys::Oid, lock: TableLock, attempts: u32) -
 }
 
 /// Sleeps, interruptibly.
-fn pause(milliseconds: i64) {
+pub fn pause(milliseconds: i64) {
     let events = (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
     // SAFETY: waits on the process's own latch, as any session may.
     unsafe {

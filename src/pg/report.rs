@@ -89,6 +89,16 @@ fn copy(text: &str) -> *const c_char {
     unsafe { pg_sys::pstrdup(text.as_ptr()) }
 }
 
+/// Raises the error of a trigger function that isn't called as the trigger it is.
+pub fn not_a_trigger(function: &str) -> ! {
+    error(
+        PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        format!("function \"{function}\" was not called as the trigger that it is made for"),
+        "",
+        "Create its trigger with SELECT holdfast.guard_table(...).",
+    )
+}
+
 /// Raises an error that is no refusal: bad input, a state that doesn't allow what was asked.
 pub fn error(
     code: PgSqlErrorCode,

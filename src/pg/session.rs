@@ -255,6 +255,14 @@ pub(super) fn forget_presence() {
     STATE.with(|s| s.presence.set(Presence::Unknown));
 }
 
+/// For `invalidation`: where the extension was found absent it may be back.
+pub(super) fn doubt_absence() {
+    if known_absent() {
+        forget_presence();
+        forget_policy();
+    }
+}
+
 /// For `invalidation`: the policy must be read again.
 pub(super) fn forget_policy() {
     STATE.with(|s| {

@@ -28,7 +28,7 @@ const REMEMBERED_OWNERS: usize = 16_384;
 pub struct Tenant {
     /// Its key.
     pub key: TenantKey,
-    /// Its owner; none = nobody, because no migration has begun.
+    /// Its owner; none = the default owner.
     pub owner: Option<String>,
     /// A freeze, in force or expired.
     pub freeze: Option<Freeze>,
@@ -108,15 +108,14 @@ fn remembered(raw: &[u8]) -> Option<Rc<Tenant>> {
 
 /// Reads a tenant's row, and remembers it.
 fn read(session: &Session, raw: &[u8], key: TenantKey) -> Rc<Tenant> {
-    let generation = (invalidation::ownership_generation(), invalidation::policy_generation());
+    let generation = invalidation::ownership_generation();
     let state = session.catalog.tenant_state(&key);
-    let default = || session.policy.set.default_owner.clone();
     let tenant = Rc::new(match state {
-        Some(TenantState { owner, freeze }) => Tenant { key, owner: owner.or_else(default), freeze },
-        None => Tenant { key, owner: default(), freeze: None },
+        Some(TenantState { owner, freeze, .. }) => Tenant { key, owner, freeze },
+        None => Tenant { key, owner: None, freeze: None },
     });
     // An invalidation that came in while we read may be about this very row.
-    if generation == (invalidation::ownership_generation(), invalidation::policy_generation()) {
+    if generation == invalidation::ownership_generation() {
         OWNERS.with(|o| {
             let mut owners = o.borrow_mut();
             let owners = owners.get_or_insert_with(HashMap::new);
@@ -134,6 +133,32 @@ pub(super) fn forget_owners() {
     OWNERS.with(|o| {
         if let Ok(mut owners) = o.try_borrow_mut() {
             *owners = None;
+        }
+    });
+}
+
+/// Gives back the lock that the last [`hold`] of this tenant took, if it took one: the row will be refused, and a cutover
+/// should not have to wait until the refusal is on record.
+pub fn let_go(raw: &[u8]) {
+    let last = HELD.with(|h| {
+        let mut held = h.borrow_mut();
+        let held = held.as_mut()?;
+        held.journal.pop_if(|(last, _)| **last == *raw)?;
+        held.tenants.remove(raw)
+    });
+    if let Some(tenant) = last {
+        locks::give_back(Tag::tenant(&tenant.key));
+    }
+}
+
+/// Forgets what is known of a tenant under the locks of this transaction, because the transaction itself is about to
+/// change it. The locks stay.
+pub(super) fn forget(key: &TenantKey) {
+    HELD.with(|h| {
+        if let Some(held) = h.borrow_mut().as_mut() {
+            held.tenants.retain(|_, tenant| tenant.key != *key);
+            let tenants = &held.tenants;
+            held.journal.retain(|(raw, _)| tenants.contains_key(raw));
         }
     });
 }

@@ -17,6 +17,7 @@ use super::session::{self, Session};
 use super::{audit, compat, relation, tenants};
 use crate::policy::ownership::{self, Owned};
 use crate::policy::rules::{Attempt, TableName};
+use crate::policy::set::Verdict;
 use crate::policy::surface::{TableClass, WriteCommand};
 use crate::policy::tenant::{TenantKey, TenantType};
 
@@ -73,11 +74,15 @@ pub unsafe extern "C-unwind" fn holdfast_guard_row(fcinfo: pg_sys::FunctionCallI
         let updated = event == pg_sys::TRIGGER_EVENT_UPDATE;
         let result = if updated { (*data).tg_newtuple } else { (*data).tg_trigtuple };
         if !(*guard).bypass {
-            if !passes(guard, (*data).tg_trigslot) {
-                report::raise(check(fcinfo, (*data).tg_trigslot));
+            let row = (*data).tg_trigslot;
+            if !passes(guard, row) {
+                report::raise(check(fcinfo, row));
             }
-            if updated && !passes(guard, (*data).tg_newslot) {
-                report::raise(check(fcinfo, (*data).tg_newslot));
+            if updated {
+                let new = (*data).tg_newslot;
+                if !passes(guard, new) && !same_tenant(guard, row, new) {
+                    report::raise(check(fcinfo, new));
+                }
             }
         }
         pg_sys::Datum::from(result)
@@ -105,6 +110,27 @@ unsafe fn passes(guard: *const RowGuard, slot: *mut pg_sys::TupleTableSlot) -> b
             }
             Raw::Integer(number) => length == 9 && (&(*guard).last)[1..9] == number.to_ne_bytes(),
             Raw::Packed => false,
+        }
+    }
+}
+
+/// Whether both versions of a row have the same key, so that one check is enough. A plain frame.
+unsafe fn same_tenant(
+    guard: *const RowGuard,
+    old: *mut pg_sys::TupleTableSlot,
+    new: *mut pg_sys::TupleTableSlot,
+) -> bool {
+    // SAFETY: the caller gives this statement's guard and the trigger's slots.
+    unsafe {
+        let (of, attnum) = ((*guard).of, (*guard).attnum);
+        match (column(old, attnum), column(new, attnum)) {
+            (None, None) => true,
+            (Some(old), Some(new)) => match (raw_bytes(of, old), raw_bytes(of, new)) {
+                (Raw::Bytes(old), Raw::Bytes(new)) => old == new,
+                (Raw::Integer(old), Raw::Integer(new)) => old == new,
+                _ => false,
+            },
+            _ => false,
         }
     }
 }
@@ -167,14 +193,14 @@ unsafe extern "C-unwind" fn prepare(fcinfo: pg_sys::FunctionCallInfo) -> *mut Ro
     let (data, memory) = unsafe {
         let data = (*fcinfo).context.cast::<pg_sys::TriggerData>();
         if data.is_null() || (*data).type_ != pg_sys::NodeTag::T_TriggerData {
-            pgrx::error!("function \"guard_row\" was not called by the trigger manager");
+            report::not_a_trigger("guard_row");
         }
         (&*data, (*(*fcinfo).flinfo).fn_mcxt)
     };
     const ROW: u32 = pg_sys::TRIGGER_EVENT_ROW;
     const BEFORE: u32 = pg_sys::TRIGGER_EVENT_BEFORE;
     if data.tg_event & (ROW | BEFORE) != (ROW | BEFORE) {
-        pgrx::error!("function \"guard_row\" is only for row triggers that fire before the change");
+        report::not_a_trigger("guard_row");
     }
     // SAFETY: the trigger manager gives an open relation.
     let oid = unsafe { (*data.tg_relation).rd_id };
@@ -224,8 +250,12 @@ unsafe extern "C-unwind" fn check(
     let of = guard.of;
     let tenant = tenants::hold(&session, &raw, || canonical(of, &raw));
     let freeze = tenant.freeze.as_ref().filter(|f| f.until.is_none() || f.holds(now()));
-    let owned = Owned { tenant: tenant.key.as_str(), owner: tenant.owner.as_deref(), freeze };
+    let owner = tenant.owner.as_deref().or(session.policy.set.default_owner.as_deref());
+    let owned = Owned { tenant: tenant.key.as_str(), owner, freeze };
     if let Some(refusal) = ownership::check_row(identity, &owned, attempt) {
+        if session.policy.set.verdict(&refusal) == Verdict::Refuse {
+            tenants::let_go(&raw);
+        }
         return audit::settle(&session, refusal);
     }
     // A freeze that ends by itself could begin to matter; only tenants without one are waved through.

@@ -9,6 +9,8 @@ use super::rules::{Attempt, Refusal};
 pub struct TenantState {
     /// The backend that owns it; none = the default owner.
     pub owner: Option<String>,
+    /// The backend that owned it before, if it was ever handed over.
+    pub previous_owner: Option<String>,
     /// The freeze it is under, if any.
     pub freeze: Option<Freeze>,
 }

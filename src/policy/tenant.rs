@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The family of types that a tenant column has. Columns of one family hold comparable keys: an `int4` 42 and an
+/// The family of types that a tenant column has, those with the narrowest syntax first. Columns of one family hold comparable keys: an `int4` 42 and an
 /// `int8` 42 are the same tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum TenantType {
@@ -13,12 +13,12 @@ pub enum TenantType {
     Integer,
     /// `uuid`.
     Uuid,
+    /// `bytea`.
+    Bytea,
     /// `text`, `varchar`.
     Text,
     /// `citext`: equal when equal in lower case.
     Citext,
-    /// `bytea`.
-    Bytea,
 }
 
 impl TenantType {
@@ -44,7 +44,7 @@ impl TenantType {
         let wrong = NotOfType { of: self };
         match self {
             TenantType::Integer => input.trim().parse().map(TenantKey::integer).map_err(|_| wrong),
-            TenantType::Uuid => Uuid::parse_str(input.trim()).map(|u| TenantKey::uuid(u.as_bytes())).map_err(|_| wrong),
+            TenantType::Uuid => parse_uuid(input.trim()).map(|u| TenantKey::uuid(u.as_bytes())).ok_or(wrong),
             TenantType::Text | TenantType::Citext => Ok(TenantKey::text(input)),
             TenantType::Bytea => decode_hex(input).map(|b| TenantKey::bytea(&b)).ok_or(wrong),
         }
@@ -115,6 +115,12 @@ impl fmt::Display for TenantKey {
     }
 }
 
+/// As Postgres reads a uuid: braces around it and hyphens between groups of digits are optional.
+fn parse_uuid(input: &str) -> Option<Uuid> {
+    let inner = input.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(input);
+    Uuid::try_parse(&inner.replace('-', "")).ok()
+}
+
 fn decode_hex(input: &str) -> Option<Vec<u8>> {
     let digits = input.strip_prefix("\\x")?;
     if !digits.len().is_multiple_of(2) {
@@ -144,7 +150,9 @@ mod tests {
             (Integer, "", None),
             (Uuid, uuid, Some(uuid)),
             (Uuid, "6EC0BD7F-11C0-43DA-975E-2A8AD9EBAE0B", Some(uuid)),
-            (Uuid, "{6ec0bd7f11c043da975e2a8ad9ebae0b}", None),
+            (Uuid, "{6ec0bd7f11c043da975e2a8ad9ebae0b}", Some(uuid)),
+            (Uuid, "6ec0-bd7f-11c0-43da-975e-2a8a-d9eb-ae0b", Some(uuid)),
+            (Uuid, "6ec0bd7f11c043da975e2a8ad9ebae", None),
             (Uuid, "6ec0bd7f11c043da975e2a8ad9ebae0b", Some(uuid)),
             (Uuid, "42", None),
             (Text, " Acme ", Some(" Acme ")),
