@@ -64,8 +64,13 @@ impl std::str::FromStr for Majors {
     }
 }
 
+/// The command line without the `--` of `cargo demo -- --keep`: the alias ends with the subcommand, so cargo hands it on.
+fn arguments() -> impl Iterator<Item = std::ffi::OsString> {
+    std::env::args_os().enumerate().filter(|(n, argument)| *n != 2 || argument != "--").map(|(_, argument)| argument)
+}
+
 fn main() -> ExitCode {
-    let outcome = lifecycle::handle_interrupts().and_then(|()| run(Cli::parse().command));
+    let outcome = lifecycle::handle_interrupts().and_then(|()| run(Cli::parse_from(arguments()).command));
     lifecycle::hold_if_interrupted();
     // Threads of tests that hang may still hold clusters.
     lifecycle::end_everything();

@@ -28,14 +28,27 @@ fn guard_table(relation: Option<Regclass>, tenant_column: Option<&str>) {
         refuse_column(relation, column, problem);
     }
     lock(relation, TableLock::ShareRowExclusive);
-    // Under the lock, which no trigger can change without.
-    let state = relation::facts(&session, relation.0).map_or(GuardState::Missing, |r| r.table.guard);
-    let table = name(relation);
-    if state == GuardState::Disabled {
-        lock(relation, TableLock::AccessExclusive);
-        execute(&format!("DROP TRIGGER \"{GUARD_NAME}\" ON {table}"), &[]);
+    put_trigger(&session, relation);
+    classify(relation, "tenant", Some(column), None);
+    // Inheritance children are tables of their own, which get no copy of the trigger.
+    for child in relation::inheritors(relation.0).into_iter().filter(|child| !relation::is_partition(*child)) {
+        put_trigger(&session, Regclass(child));
+        classify(Regclass(child), "tenant", Some(column), None);
     }
-    if state != GuardState::Enabled {
+}
+
+/// Sees to it that a table has the guard's trigger, under its name and enabled always. Its lock, which no trigger can change
+/// without, is held.
+fn put_trigger(session: &Session, relation: Regclass) {
+    let table = name(relation);
+    let state = relation::own_guard(relation.0);
+    let named = fetch::<bool>(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgname = $2)",
+        &[relation.into(), GUARD_NAME.into()],
+    ) == Some(true);
+    let sound = state == GuardState::Enabled && named;
+    if !sound {
+        drop_triggers(relation);
         execute(
             &format!(
                 "CREATE TRIGGER \"{GUARD_NAME}\" BEFORE INSERT OR UPDATE OR DELETE ON {table}
@@ -43,9 +56,25 @@ fn guard_table(relation: Option<Regclass>, tenant_column: Option<&str>) {
             ),
             &[],
         );
+    }
+    // Also where the table's own is sound: it puts the copies of the partitions right.
+    if relation::facts(session, relation.0).is_none_or(|r| r.table.guard != GuardState::Enabled) || !sound {
         execute(&format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER \"{GUARD_NAME}\""), &[]);
     }
-    classify(relation, "tenant", Some(column), None);
+}
+
+/// Drops the guard's triggers of a table, under whatever name.
+fn drop_triggers(relation: Regclass) {
+    let names = fetch::<Vec<Option<String>>>(
+        "SELECT pg_catalog.array_agg(pg_catalog.quote_ident(tgname)) FROM pg_catalog.pg_trigger
+         WHERE tgrelid = $1 AND tgparentid = 0
+           AND (tgfoid = 'holdfast.guard_row()'::pg_catalog.regprocedure OR tgname = $2)",
+        &[relation.into(), GUARD_NAME.into()],
+    );
+    for trigger in names.unwrap_or_default().into_iter().flatten() {
+        lock(relation, TableLock::AccessExclusive);
+        execute(&format!("DROP TRIGGER {trigger} ON {}", name(relation)), &[]);
+    }
 }
 
 /// Declares that a table's rows belong to everybody.
@@ -54,7 +83,7 @@ fn guard_table(relation: Option<Regclass>, tenant_column: Option<&str>) {
 fn guard_global(relation: Option<Regclass>) {
     let session = facts();
     let relation = guardable(&session, required(relation, "relation"));
-    remove_trigger(&session, relation);
+    drop_triggers(relation);
     classify(relation, "global", None, None);
 }
 
@@ -65,7 +94,7 @@ fn exempt_table(relation: Option<Regclass>, backend: default!(Option<&str>, "NUL
     let session = facts();
     let relation = guardable(&session, required(relation, "relation"));
     let backend = backend.map(|b| known_backend(&session, b));
-    remove_trigger(&session, relation);
+    drop_triggers(relation);
     classify(relation, "exempt", None, backend);
 }
 
@@ -73,7 +102,6 @@ fn exempt_table(relation: Option<Regclass>, backend: default!(Option<&str>, "NUL
 #[pg_extern(security_definer)]
 #[search_path(pg_catalog, pg_temp)]
 fn unguard_table(relation: Option<Regclass>) {
-    let session = facts();
     let relation = required(relation, "relation");
     let removed =
         affected("DELETE FROM holdfast.classified_table WHERE relation = $1 RETURNING relation", &[relation.into()]);
@@ -85,7 +113,7 @@ fn unguard_table(relation: Option<Regclass>) {
             "See SELECT * FROM holdfast.coverage;",
         );
     }
-    remove_trigger(&session, relation);
+    drop_triggers(relation);
     execute("DELETE FROM holdfast.write_permission WHERE relation = $1", &[relation.into()]);
 }
 
@@ -165,15 +193,6 @@ fn refuse_column(relation: Regclass, column: &str, problem: ColumnProblem) -> ! 
         ),
     };
     error(code, message, detail, hint)
-}
-
-fn remove_trigger(session: &Session, relation: Regclass) {
-    let there = relation::facts(session, relation.0)
-        .is_some_and(|r| matches!(r.table.guard, GuardState::Enabled | GuardState::Disabled));
-    if there {
-        lock(relation, TableLock::AccessExclusive);
-        execute(&format!("DROP TRIGGER \"{GUARD_NAME}\" ON {}", name(relation)), &[]);
-    }
 }
 
 fn lock(relation: Regclass, lock: TableLock) {

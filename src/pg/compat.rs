@@ -74,6 +74,10 @@ pub unsafe fn guarded<R: Copy>(call: impl FnOnce() -> R) -> R {
 /// `USER_TIMEOUT` of utils/timeout.h: the first id that `RegisterTimeout` gives to extensions.
 pub const USER_TIMEOUT: c_int = if cfg!(any(feature = "pg15", feature = "pg16")) { 12 } else { 13 };
 
+/// The privilege to TRUNCATE; privileges are wider from version 16 on.
+#[allow(clippy::unnecessary_cast, reason = "necessary from version 16 on")]
+pub const ACL_TRUNCATE: pg_sys::AclMode = pg_sys::ACL_TRUNCATE as pg_sys::AclMode;
+
 /// What one range table entry wants to write.
 #[derive(Clone, Copy)]
 pub struct RequestedWrite {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use super::session::{self, Policy, Session};
-use super::{compat, trigger};
+use super::{compat, invalidation, trigger};
 use crate::policy::rules::TableName;
 use crate::policy::surface::{GuardState, Table, TableClass};
 use crate::policy::tenant::TenantType;
@@ -22,6 +22,8 @@ pub struct Relation {
     pub classified: pg_sys::Oid,
     /// The tenant column's number in this very table, which differs between partitions; 0 if there is none.
     pub tenant_attnum: i16,
+    /// The partitions and children whose guards were looked at with its own.
+    parts: Vec<pg_sys::Oid>,
 }
 
 thread_local! {
@@ -33,6 +35,7 @@ pub(super) fn forget(relation: pg_sys::Oid) {
     RELATIONS.with(|r| {
         if let Ok(mut relations) = r.try_borrow_mut() {
             relations.remove(&relation.to_u32());
+            relations.retain(|_, whole| !whole.parts.contains(&relation));
         }
     });
 }
@@ -51,35 +54,102 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
     if let Some(known) = RELATIONS.with(|r| r.borrow().get(&oid.to_u32()).cloned()) {
         return Some(known);
     }
-    // SAFETY: a relcache look-up inside a transaction gives null or an entry that we release below. Holding it pins the
-    // entry, so that the trigger descriptor stays.
-    let entry = unsafe { pg_sys::RelationIdGetRelation(oid) };
-    // SAFETY: null or valid.
-    let form = unsafe { entry.as_ref().map(|e| &*e.rd_rel) }?;
-    let partition = form.relispartition;
-    let beside_the_point =
-        form.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP || form.relkind as u8 == pg_sys::RELKIND_VIEW;
-    // SAFETY: both are C strings, the schema's possibly null when it is being dropped.
-    let name = unsafe {
-        TableName {
-            schema: session::text(pg_sys::get_namespace_name(form.relnamespace)),
-            name: session::text(form.relname.data.as_ptr()),
-        }
-    };
-    let classified = classified_as(&session.policy, oid, partition);
+    let generation = invalidation::relation_generation();
+    let own = Entry::read(oid)?;
+    let classified = classified_as(&session.policy, oid, own.partition);
     let (class, tenant_attnum) = class_of(&session.policy, oid, classified);
-    // SAFETY: the entry is pinned.
-    let guard = match unsafe { guard_state(entry) } {
-        GuardState::Missing if restored(&session.policy, classified) => GuardState::Unrestored,
-        state => state,
-    };
-    // SAFETY: releases the pin taken above.
-    unsafe { pg_sys::RelationClose(entry) };
-
-    let relation =
-        Rc::new(Relation { table: Table { name, class, guard }, beside_the_point, classified, tenant_attnum });
-    RELATIONS.with(|r| r.borrow_mut().insert(oid.to_u32(), relation.clone()));
+    let parts =
+        if own.has_children && matches!(class, TableClass::Tenant { .. }) { inheritors(oid) } else { Vec::new() };
+    let mut guard = own.guard;
+    for part in &parts {
+        // Rows that are written through this table land there as well.
+        guard = guard.max(Entry::read(*part).map_or(GuardState::Enabled, |entry| entry.guard));
+    }
+    if guard == GuardState::Missing && restored(&session.policy, classified) {
+        guard = GuardState::Unrestored;
+    }
+    if matches!(class, TableClass::Tenant { .. }) && tenant_attnum == 0 {
+        guard = GuardState::Columnless;
+    }
+    let name_of = |oid| Entry::read(oid).map(|entry| entry.name);
+    let stands_for_it = if classified == oid { None } else { name_of(classified) };
+    let writable = matches!(
+        own.kind,
+        pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_FOREIGN_TABLE
+    );
+    let relation = Rc::new(Relation {
+        table: Table { name: own.name, classified: stands_for_it, class, guard },
+        // The extension's own tables are protected by privileges.
+        beside_the_point: own.temporary || !writable || own.schema == session.catalog.schema,
+        classified,
+        tenant_attnum,
+        parts,
+    });
+    // An invalidation that came in while we read may be about this very relation.
+    if invalidation::relation_generation() == generation {
+        RELATIONS.with(|r| r.borrow_mut().insert(oid.to_u32(), relation.clone()));
+    }
     Some(relation)
+}
+
+/// What the relcache says of one relation, copied so that the entry needn't stay pinned.
+struct Entry {
+    name: TableName,
+    schema: pg_sys::Oid,
+    kind: u8,
+    partition: bool,
+    temporary: bool,
+    has_children: bool,
+    guard: GuardState,
+}
+
+impl Entry {
+    /// None when the relation is gone.
+    fn read(oid: pg_sys::Oid) -> Option<Entry> {
+        // SAFETY: a relcache look-up inside a transaction gives null or an entry that is released below. Until then it is
+        // pinned, so that what it points to stays.
+        unsafe {
+            let entry = pg_sys::RelationIdGetRelation(oid);
+            let form = &*entry.as_ref()?.rd_rel;
+            let read = Entry {
+                name: TableName {
+                    schema: session::text(pg_sys::get_namespace_name(form.relnamespace)),
+                    name: session::text(form.relname.data.as_ptr()),
+                },
+                schema: form.relnamespace,
+                kind: form.relkind as u8,
+                partition: form.relispartition,
+                temporary: form.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP,
+                has_children: form.relhassubclass,
+                guard: guard_state(entry),
+            };
+            pg_sys::RelationClose(entry);
+            Some(read)
+        }
+    }
+}
+
+/// All partitions or inheritance children of a table, without itself.
+pub fn inheritors(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    // SAFETY: a catalog look-up; without locks, since writers of the parent lock its children themselves.
+    let list = unsafe {
+        let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+        compat::guarded(|| compat::find_all_inheritors(oid, lock, std::ptr::null_mut()))
+    };
+    // SAFETY: a list of oids.
+    let length = unsafe { compat::list_length(list) };
+    // SAFETY: n is within the list.
+    (0..length).map(|n| unsafe { compat::list_nth_oid(list, n) }).filter(|child| *child != oid).collect()
+}
+
+/// The state of a table's own guard, whatever its partitions and children are like.
+pub fn own_guard(oid: pg_sys::Oid) -> GuardState {
+    Entry::read(oid).map_or(GuardState::Missing, |entry| entry.guard)
+}
+
+/// Whether a relation is a partition.
+pub fn is_partition(oid: pg_sys::Oid) -> bool {
+    Entry::read(oid).is_some_and(|entry| entry.partition)
 }
 
 /// Whether a table's classification came out of a dump.
@@ -87,18 +157,19 @@ fn restored(policy: &Policy, classified: pg_sys::Oid) -> bool {
     policy.classified.get(&classified.to_u32()).is_some_and(|c| c.classified_oid != classified.to_u32())
 }
 
-/// The nearest table, upwards from a partition, that is classified.
+/// The table that says what a relation is: for a partition the topmost ancestor that is classified, so that a partition
+/// that was classified before it was attached is what the whole is.
 fn classified_as(policy: &Policy, oid: pg_sys::Oid, partition: bool) -> pg_sys::Oid {
-    if !partition || policy.classified.contains_key(&oid.to_u32()) {
+    if !partition {
         return oid;
     }
     // SAFETY: a catalog look-up for a relation that is a partition.
     let ancestors = unsafe { compat::guarded(|| compat::get_partition_ancestors(oid)) };
-    // SAFETY: a list of oids, or NIL.
+    // SAFETY: a list of oids, the nearest ancestor first.
     let length = unsafe { compat::list_length(ancestors) };
     // SAFETY: n is within the list.
-    let nearest_first = (0..length).map(|n| unsafe { compat::list_nth_oid(ancestors, n) });
-    { nearest_first }.find(|ancestor| policy.classified.contains_key(&ancestor.to_u32())).unwrap_or(oid)
+    let topmost_first = (0..length).rev().map(|n| unsafe { compat::list_nth_oid(ancestors, n) });
+    { topmost_first }.find(|ancestor| policy.classified.contains_key(&ancestor.to_u32())).unwrap_or(oid)
 }
 
 fn class_of(policy: &Policy, oid: pg_sys::Oid, classified: pg_sys::Oid) -> (TableClass, i16) {
@@ -108,11 +179,11 @@ fn class_of(policy: &Policy, oid: pg_sys::Oid, classified: pg_sys::Oid) -> (Tabl
     match (classification.class.as_str(), &classification.tenant_column) {
         ("global", _) => (TableClass::Global, 0),
         ("exempt", _) => (TableClass::Exempt { backend: classification.backend.clone() }, 0),
-        ("tenant", Some(column)) => match column_of(oid, column) {
-            Some((attnum, of)) => (TableClass::Tenant { column: column.clone(), of }, attnum),
-            // The column is gone: nobody knows any more whose rows these are.
-            None => (TableClass::Unclassified, 0),
-        },
+        ("tenant", Some(column)) => {
+            // Without the column nobody knows any more whose rows these are: `facts` makes that a damaged guard.
+            let (attnum, of) = column_of(oid, column).unwrap_or((0, TenantType::Integer));
+            (TableClass::Tenant { column: column.clone(), of }, attnum)
+        }
         _ => (TableClass::Unclassified, 0),
     }
 }
@@ -225,7 +296,7 @@ pub fn column_of(oid: pg_sys::Oid, column: &str) -> Option<(i16, TenantType)> {
     // SAFETY: syscache look-ups inside a transaction; a missing column has number 0.
     unsafe {
         let attnum = pg_sys::get_attnum(oid, name.as_ptr());
-        if attnum <= 0 {
+        if attnum <= 0 || pg_sys::get_attgenerated(oid, attnum) != 0 {
             return None;
         }
         Some((attnum, tenant_type(pg_sys::get_atttype(oid, attnum))?))
@@ -266,16 +337,23 @@ unsafe fn guard_state(entry: pg_sys::Relation) -> GuardState {
             .as_ref()
             .map_or(&[][..], |d| std::slice::from_raw_parts(d.triggers, usize::try_from(d.numtriggers).unwrap_or(0)))
     };
-    let mut state = GuardState::Missing;
-    for trigger in triggers.iter().filter(|t| trigger::is_guard_function(t.tgfoid)) {
-        let fires_for_all = trigger.tgtype & trigger::GUARD_TYPE == trigger::GUARD_TYPE
-            && trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS
-            && trigger.tgnattr == 0
-            && trigger.tgqual.is_null();
-        if fires_for_all {
-            return GuardState::Enabled;
-        }
-        state = GuardState::Disabled;
+    // They fire in this order, which is that of their names.
+    let guards = |t: &pg_sys::Trigger| trigger::is_guard_function(t.tgfoid);
+    let Some(position) = triggers.iter().position(guards) else { return GuardState::Missing };
+    let guard = &triggers[position];
+    let fires_for_all = guard.tgtype & trigger::GUARD_TYPE == trigger::GUARD_TYPE
+        && guard.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS
+        && guard.tgnattr == 0
+        && guard.tgqual.is_null();
+    let changes_rows = |t: &pg_sys::Trigger| {
+        let before_row = (pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE) as i16;
+        t.tgtype & before_row == before_row && t.tgenabled as u8 != pg_sys::TRIGGER_DISABLED && !guards(t)
+    };
+    if !fires_for_all {
+        GuardState::Disabled
+    } else if triggers[position + 1..].iter().any(changes_rows) {
+        GuardState::Overtaken
+    } else {
+        GuardState::Enabled
     }
-    state
 }

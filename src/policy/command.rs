@@ -3,7 +3,7 @@
 use super::backend::Trust;
 use super::identity::Identity;
 use super::rules::{Attempt, Refusal, TableName};
-use super::surface::TableClass;
+use super::surface::{self, TableClass};
 
 /// A command that destroys more than rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,24 +34,35 @@ pub struct Target {
 }
 
 /// `destructive_command`: whether the session may run the command on the target.
-pub fn check_destructive(identity: &Identity, command: DestructiveCommand, target: &Target) -> Option<Refusal> {
-    let backend = identity.backend.as_ref()?;
+///
+/// `unidentified`: a session of no backend leaves guarded tables alone. `login_role` is for the hint.
+pub fn check_destructive(
+    identity: &Identity,
+    command: DestructiveCommand,
+    target: &Target,
+    login_role: &str,
+) -> Option<Refusal> {
+    let table = target.table.as_ref();
+    let attempt = || Attempt {
+        backend: identity.name().map(str::to_owned),
+        command: command.as_str().to_owned(),
+        table: table.map(|(name, _)| name.clone()),
+        ..Attempt::default()
+    };
+    let Some(backend) = &identity.backend else {
+        let guarded = table.is_some_and(|(_, class)| class.guarded());
+        return guarded.then(|| surface::unidentified(identity, attempt(), login_role));
+    };
     if backend.trust == Trust::Proven {
         return None;
     }
     // A backend does as it likes with what is its own.
-    if let Some((_, TableClass::Exempt { backend: Some(only) })) = &target.table
+    if let Some((_, TableClass::Exempt { backend: Some(only) })) = table
         && *only == backend.name
     {
         return None;
     }
-    let attempt = Attempt {
-        backend: Some(backend.name.clone()),
-        command: command.as_str().to_owned(),
-        table: target.table.as_ref().map(|(name, _)| name.clone()),
-        ..Attempt::default()
-    };
-    Some(Refusal::destructive_command(attempt, &target.description))
+    Some(Refusal::destructive_command(attempt(), &target.description))
 }
 
 /// `unfiltered_write`: whether the session may run an UPDATE or DELETE that no condition limits.
@@ -101,9 +112,25 @@ mod tests {
         for (trust, class, expected) in cases {
             for command in [DestructiveCommand::Truncate, DestructiveCommand::Drop] {
                 let target = Target { description: "it".into(), table: class.clone().map(|c| (name(), c)) };
-                let refusal = check_destructive(&session(trust), command, &target);
+                let refusal = check_destructive(&session(trust), command, &target, "rb");
                 assert_eq!(refusal.map(|r| r.rule), expected, "{trust} {command:?} {class:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_session_of_no_backend_leaves_guarded_tables_alone() {
+        let nobody = Identity { backend: None, base: None, source: Source::Nothing };
+        let cases = [
+            (Some(TableClass::Global), Some(Rule::Unidentified)),
+            (Some(TableClass::Unclassified), None),
+            (Some(TableClass::Exempt { backend: None }), None),
+            (None, None),
+        ];
+        for (class, expected) in cases {
+            let target = Target { description: "it".into(), table: class.clone().map(|c| (name(), c)) };
+            let refusal = check_destructive(&nobody, DestructiveCommand::Drop, &target, "bob");
+            assert_eq!(refusal.map(|r| r.rule), expected, "{class:?}");
         }
     }
 

@@ -139,6 +139,7 @@ mod tests {
             table: Some(TableName { schema: "public".into(), name: "agents".into() }),
             tenant: Some(tenant.into()),
             owner: Some("legacy".into()),
+            classified: None,
         };
         let origin = Origin { role: "rb".into(), pid: 7, query: Some(query.into()), ..Origin::default() };
         Event::new(&Refusal::not_owner(attempt), Outcome::Refused, 1, origin)

@@ -7,6 +7,7 @@ use std::fmt::{self, Write};
 use std::str::FromStr;
 
 use super::backend::UnknownWord;
+use super::surface::GuardState;
 
 macro_rules! rules {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $sqlstate:literal;)*) => {
@@ -88,10 +89,21 @@ pub struct Attempt {
     pub command: String,
     /// The table written, if the command is about one.
     pub table: Option<TableName>,
+    /// The table that stands for it in policy, where that is another: a partition's guarded ancestor.
+    pub classified: Option<TableName>,
     /// The tenant's canonical key, if one is concerned.
     pub tenant: Option<String>,
     /// The backend that owns the tenant.
     pub owner: Option<String>,
+}
+
+/// The columns of a command that was allowed for some columns only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Columns<'a> {
+    /// Those that were allowed.
+    pub allowed: Vec<&'a str>,
+    /// Those that the statement names beyond them; none = the command isn't allowed at all.
+    pub beyond: Vec<&'a str>,
 }
 
 /// A broken rule, worded for the client and for the record.
@@ -155,18 +167,18 @@ impl Refusal {
     }
 
     /// `outside_surface`: the table is guarded, but this command (or these columns) were not allowed.
-    pub fn outside_surface(attempt: Attempt, columns: &[&str]) -> Refusal {
+    pub fn outside_surface(attempt: Attempt, columns: &Columns) -> Refusal {
         let (message, hint) = not_allowed(&attempt, columns);
-        let reason = match columns {
+        let reason = match columns.beyond.as_slice() {
             [] => String::new(),
-            columns => format!("Outside the write surface: {}.", columns.join(", ")),
+            beyond => format!("Outside the write surface: {}.", beyond.join(", ")),
         };
         Refusal::new(Rule::OutsideSurface, attempt, message, &reason, hint)
     }
 
     /// `outside_surface`: nobody has said yet what the table is.
     pub fn unclassified(attempt: Attempt) -> Refusal {
-        let (message, _) = not_allowed(&attempt, &[]);
+        let (message, _) = not_allowed(&attempt, &Columns::default());
         let table = table_literal(&attempt);
         let hint = format!(
             "Classify the table first: SELECT holdfast.guard_table({table}, tenant_column => '...'); or holdfast.guard_global({table}), or holdfast.exempt_table({table})."
@@ -185,13 +197,13 @@ impl Refusal {
 
     /// `outside_surface`: the table is private to another backend.
     pub fn private_to(attempt: Attempt, other: &str) -> Refusal {
-        let (message, _) = not_allowed(&attempt, &[]);
+        let (message, _) = not_allowed(&attempt, &Columns::default());
         let reason = format!("The table is private to backend \"{other}\".");
         Refusal::new(Rule::OutsideSurface, attempt, message, &reason, format!("Write it through backend \"{other}\"."))
     }
 
     /// `global_write`: a table whose rows belong to everybody.
-    pub fn global_table(attempt: Attempt, columns: &[&str]) -> Refusal {
+    pub fn global_table(attempt: Attempt, columns: &Columns) -> Refusal {
         let backend = name(&attempt.backend);
         let message = format!("backend \"{backend}\" may not {} global table \"{}\"", verb(&attempt), table(&attempt));
         let (_, hint) = not_allowed(&attempt, columns);
@@ -202,7 +214,7 @@ impl Refusal {
     pub fn global_row(attempt: Attempt, tenant_column: &str) -> Refusal {
         let backend = name(&attempt.backend);
         let message =
-            format!("backend \"{backend}\" may not {} a global row of table \"{}\"", verb(&attempt), table(&attempt));
+            format!("backend \"{backend}\" may not {} global rows of table \"{}\"", attempt.command, table(&attempt));
         let reason = format!("Column \"{tenant_column}\" is null, so the row belongs to every tenant.");
         let hint = format!("Set \"{tenant_column}\", or have a proven backend write the row.");
         Refusal::new(Rule::GlobalWrite, attempt, message, &reason, hint)
@@ -238,23 +250,29 @@ impl Refusal {
     }
 
     /// `guard_tampering`: the table is registered, but its trigger can't be relied on.
-    pub fn guard_tampering(attempt: Attempt, state: &str, tenant_column: &str) -> Refusal {
-        let message = format!("the guard of table \"{}\" is {state}", table(&attempt));
-        let hint = format!(
-            "Put it back: SELECT holdfast.guard_table({}, {});",
-            table_literal(&attempt),
-            literal(tenant_column)
-        );
+    pub fn guard_tampering(attempt: Attempt, state: GuardState, tenant_column: &str) -> Refusal {
+        let message = format!("the guard of table \"{}\" {}", table(&attempt), state.predicate());
+        let put_back = format!("SELECT holdfast.guard_table({}, {});", table_literal(&attempt), literal(tenant_column));
+        let hint = match state {
+            GuardState::Overtaken => format!(
+                "Drop the triggers that fire after it, or rename them so that they sort before it; if it was renamed itself: {put_back}"
+            ),
+            GuardState::Columnless => format!("Name the column that holds the tenant now: {put_back}"),
+            _ => format!("Put it back: {put_back}"),
+        };
         Refusal::new(Rule::GuardTampering, attempt, message, "", hint)
     }
 }
 
-fn not_allowed(attempt: &Attempt, columns: &[&str]) -> (String, String) {
+fn not_allowed(attempt: &Attempt, columns: &Columns) -> (String, String) {
     let backend = name(&attempt.backend);
     let message = format!("backend \"{backend}\" may not {} table \"{}\"", verb(attempt), table(attempt));
-    let columns = match columns {
-        [] => String::new(),
-        columns => format!(", columns => '{{{}}}'", columns.join(",")),
+    // allow_writes replaces what was allowed, so the hint repeats it.
+    let columns = if columns.beyond.is_empty() {
+        String::new()
+    } else {
+        let all = columns.allowed.iter().chain(&columns.beyond).map(|c| array_element(c));
+        format!(", columns => {}", literal(&format!("{{{}}}", all.collect::<Vec<_>>().join(","))))
     };
     let hint = format!(
         "If it should, allow it: SELECT holdfast.allow_writes({}, {}, '{{{}}}'{columns});",
@@ -309,16 +327,24 @@ fn verb(attempt: &Attempt) -> &str {
 
 /// The table as a `regclass` argument: quoted as an identifier where it must be, then as a literal.
 fn table_literal(attempt: &Attempt) -> String {
-    attempt
-        .table
-        .as_ref()
-        .map_or_else(|| "'...'".to_owned(), |t| literal(&format!("{}.{}", identifier(&t.schema), identifier(&t.name))))
+    let table = attempt.classified.as_ref().or(attempt.table.as_ref());
+    table.map_or_else(|| "'...'".to_owned(), |t| literal(&format!("{}.{}", identifier(&t.schema), identifier(&t.name))))
 }
 
 fn identifier(name: &str) -> String {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
     if starts_well && name.chars().all(plain) { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+/// An element of an array's text form.
+fn array_element(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if !value.is_empty() && value.chars().all(plain) && !value.eq_ignore_ascii_case("null") {
+        value.to_owned()
+    } else {
+        format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
+    }
 }
 
 /// A string constant that is safe whatever `standard_conforming_strings` says.
@@ -338,6 +364,7 @@ mod tests {
             table: Some(TableName { schema: "public".into(), name: "Home owners".into() }),
             tenant: Some("o'hara".into()),
             owner: Some("legacy".into()),
+            classified: None,
         }
     }
 
@@ -380,15 +407,20 @@ mod tests {
         let table = "'public.\"Home owners\"'";
         let cases = [
             (
-                Refusal::outside_surface(attempt("DELETE"), &[]),
+                Refusal::outside_surface(attempt("DELETE"), &Columns::default()),
                 format!("holdfast.allow_writes('rebuilt', {table}, '{{delete}}');"),
             ),
             (
-                Refusal::outside_surface(attempt("UPDATE"), &["price", "sold"]),
-                format!("holdfast.allow_writes('rebuilt', {table}, '{{update}}', columns => '{{price,sold}}');"),
+                Refusal::outside_surface(
+                    attempt("UPDATE"),
+                    &Columns { allowed: vec!["price"], beyond: vec!["So ld", "it's"] },
+                ),
+                format!(
+                    "holdfast.allow_writes('rebuilt', {table}, '{{update}}', columns => '{{price,\"So ld\",\"it''s\"}}');"
+                ),
             ),
             (
-                Refusal::global_table(attempt("INSERT"), &[]),
+                Refusal::global_table(attempt("INSERT"), &Columns::default()),
                 format!("holdfast.allow_writes('rebuilt', {table}, '{{insert}}');"),
             ),
             (
@@ -398,7 +430,7 @@ mod tests {
             (Refusal::tenant_frozen(attempt("INSERT"), "audit"), "holdfast.unfreeze('o''hara');".into()),
             (Refusal::unidentified(attempt("INSERT"), "bob"), "holdfast.add_identity('...', role => 'bob');".into()),
             (
-                Refusal::guard_tampering(attempt("INSERT"), "disabled", "t"),
+                Refusal::guard_tampering(attempt("INSERT"), GuardState::Disabled, "t"),
                 format!("holdfast.guard_table({table}, 't');"),
             ),
             (Refusal::retired(attempt("INSERT")), "holdfast.set_trust('rebuilt', 'unproven');".into()),

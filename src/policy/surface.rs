@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::backend::{Trust, UnknownWord};
 use super::identity::Identity;
-use super::rules::{Attempt, Refusal, TableName};
+use super::rules::{Attempt, Columns, Refusal, TableName};
 use super::tenant::TenantType;
 
 /// A command that writes rows.
@@ -89,27 +89,33 @@ impl TableClass {
     }
 }
 
-/// Whether the trigger of a tenant table can be relied on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether the guard of a tenant table, its partitions and children included, can be relied on. From best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GuardState {
-    /// It is there, enabled always.
+    /// It is there, enabled always, and the last to fire.
     Enabled,
+    /// It isn't there yet: the table came out of a dump, which creates triggers after it has loaded the rows.
+    Unrestored,
+    /// It is there, but a trigger that fires after it could change the row again.
+    Overtaken,
     /// It is there, but wouldn't fire in every session.
     Disabled,
     /// It isn't there.
     Missing,
-    /// It isn't there yet: the table came out of a dump, which creates triggers after it has loaded the rows.
-    Unrestored,
+    /// Nobody knows whose the rows are: the tenant column is gone, or its type or nature has changed.
+    Columnless,
 }
 
 impl GuardState {
-    /// As refusals and `coverage` name it.
-    pub fn as_str(self) -> &'static str {
+    /// What a refusal says of it.
+    pub fn predicate(self) -> &'static str {
         match self {
-            GuardState::Enabled => "enabled",
-            GuardState::Disabled => "disabled",
-            GuardState::Missing => "missing",
-            GuardState::Unrestored => "not restored yet",
+            GuardState::Enabled => "is enabled",
+            GuardState::Unrestored => "is not restored yet",
+            GuardState::Overtaken => "is not the last trigger to fire",
+            GuardState::Disabled => "is disabled",
+            GuardState::Missing => "is missing",
+            GuardState::Columnless => "has lost its tenant column",
         }
     }
 }
@@ -119,6 +125,8 @@ impl GuardState {
 pub struct Table {
     /// Its name.
     pub name: TableName,
+    /// The table that stands for it in policy, where that is another.
+    pub classified: Option<TableName>,
     /// Whose rows it holds.
     pub class: TableClass,
     /// The state of its guard; read for tenant tables only.
@@ -159,7 +167,7 @@ fn guard_suffices(identity: &Identity, table: &Table) -> bool {
         GuardState::Enabled => true,
         // Somebody is restoring the database; that is nothing an unproven backend does.
         GuardState::Unrestored => identity.trust() == Some(Trust::Proven),
-        GuardState::Disabled | GuardState::Missing => false,
+        GuardState::Overtaken | GuardState::Disabled | GuardState::Missing | GuardState::Columnless => false,
     }
 }
 
@@ -177,6 +185,7 @@ pub fn check_table(
         backend: identity.name().map(str::to_owned),
         command: command.as_str().to_owned(),
         table: Some(table.name.clone()),
+        classified: table.classified.clone(),
         ..Attempt::default()
     };
     let Some(first) = writes.first().map(|w| w.command) else { return refusals };
@@ -184,13 +193,13 @@ pub fn check_table(
     if let TableClass::Tenant { column, .. } = &table.class
         && !guard_suffices(identity, table)
     {
-        refusals.push(Refusal::guard_tampering(attempt(first), table.guard.as_str(), column));
+        refusals.push(Refusal::guard_tampering(attempt(first), table.guard, column));
     }
     match (identity.trust(), &table.class) {
         (_, TableClass::Exempt { backend: None }) | (Some(Trust::Proven), _) => {}
         (_, TableClass::Exempt { backend: Some(only) }) if identity.name() == Some(only) => {}
         (None, class) => {
-            if class.guarded() {
+            if class.guarded() || matches!(class, TableClass::Exempt { backend: Some(_) }) {
                 refusals.push(unidentified(identity, attempt(first), login_role));
             }
         }
@@ -221,16 +230,17 @@ pub fn unidentified(identity: &Identity, attempt: Attempt, login_role: &str) -> 
     }
 }
 
-/// The columns of `write` that lie outside what is allowed: `None` when all is allowed, empty when the command isn't.
-fn outside<'a>(identity: &Identity, permissions: &[&Permission], write: &TableWrite<'a>) -> Option<Vec<&'a str>> {
+/// What of `write` lies outside of what is allowed; `None` when nothing does.
+fn outside<'a>(identity: &Identity, permissions: &[&'a Permission], write: &'a TableWrite<'a>) -> Option<Columns<'a>> {
     let permission =
         permissions.iter().find(|p| p.command == write.command && Some(p.backend.as_str()) == identity.name());
     match permission {
-        None => Some(Vec::new()),
+        None => Some(Columns::default()),
         Some(Permission { columns: None, .. }) => None,
         Some(Permission { columns: Some(allowed), .. }) => {
             let beyond: Vec<_> = write.columns.iter().copied().filter(|c| !allowed.iter().any(|a| a == c)).collect();
-            (!beyond.is_empty()).then_some(beyond)
+            let allowed = allowed.iter().map(String::as_str).collect();
+            (!beyond.is_empty()).then_some(Columns { allowed, beyond })
         }
     }
 }

@@ -10,7 +10,7 @@ fn session(trust: Option<Trust>) -> Identity {
 }
 
 fn table(class: TableClass, guard: GuardState) -> Table {
-    Table { name: TableName { schema: "public".into(), name: "agents".into() }, class, guard }
+    Table { name: TableName { schema: "public".into(), name: "agents".into() }, classified: None, class, guard }
 }
 
 fn tenant() -> TableClass {
@@ -55,6 +55,7 @@ fn each_class_meets_each_trust() {
         (None, tenant(), &[Unidentified]),
         (None, TableClass::Global, &[Unidentified]),
         (None, TableClass::Unclassified, &[]),
+        (None, theirs(), &[Unidentified]),
         (None, TableClass::Exempt { backend: None }, &[]),
     ];
     for (trust, class, expected) in cases {
@@ -98,7 +99,7 @@ fn a_permission_is_for_its_own_backend() {
 
 #[test]
 fn a_guard_that_is_off_stops_everybody() {
-    for guard in [GuardState::Disabled, GuardState::Missing] {
+    for guard in [GuardState::Overtaken, GuardState::Disabled, GuardState::Missing, GuardState::Columnless] {
         for trust in [Some(Trust::Proven), Some(Trust::Unproven), None] {
             let rules =
                 broken(&session(trust), &table(tenant(), guard), &[allowed(Delete, None)], &[write(Delete, &[])]);

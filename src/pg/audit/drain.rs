@@ -1,6 +1,6 @@
 //! The worker that writes a database's events into its table: one commit for all that wait.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::{JsonB, Spi, pg_guard, pg_sys};
@@ -13,6 +13,9 @@ use crate::policy::events::Event;
 /// How long a worker stays without an event. Short, because a connected worker blocks DROP DATABASE, which waits 5 s for
 /// others to leave; long enough that a burst of refusals pays for one start.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// What the launcher tells a worker that follows one that failed.
+pub(super) const CAUTIOUS: &str = "cautious";
 
 /// An event as the INSERT below unpacks it.
 #[derive(Serialize)]
@@ -50,15 +53,20 @@ pub extern "C-unwind" fn holdfast_drain_main(argument: pg_sys::Datum) {
     commit_durably();
     // SAFETY: this process's own latch.
     queue::drain_started(database, unsafe { pg_sys::MyLatch });
+    let batch = if BackgroundWorker::get_extra() == CAUTIOUS { 1 } else { usize::MAX };
+    let mut last = Instant::now();
     loop {
-        let drained = drain(database);
-        let go_on = drained || BackgroundWorker::wait_latch(Some(LINGER));
-        // Asked to stop, it still takes what is there.
-        if !go_on {
-            while drain(database) {}
+        while drain(database, batch) {
+            last = Instant::now();
+        }
+        let left = LINGER.saturating_sub(last.elapsed());
+        if left.is_zero() && queue::drain_may_stop(database) {
             return;
         }
-        if !drained && !drain(database) && queue::drain_may_stop(database) {
+        if !BackgroundWorker::wait_latch(Some(left.max(Duration::from_millis(1)))) {
+            // Asked to stop, it still takes what is there.
+            while drain(database, batch) {}
+            queue::drain_may_stop(database);
             return;
         }
     }
@@ -82,8 +90,8 @@ fn commit_durably() {
 
 /// Commits the pending events; whether there were any. If it fails, the process ends and the launcher makes them pending
 /// again.
-fn drain(database: pg_sys::Oid) -> bool {
-    let taken = queue::take(database);
+fn drain(database: pg_sys::Oid, batch: usize) -> bool {
+    let taken = queue::take(database, batch);
     if taken.is_empty() {
         return false;
     }
@@ -123,15 +131,15 @@ fn store(rows: &[Row]) -> bool {
     }
 }
 
-/// For the launcher: no worker can be had for this database, or none survives.
-pub(super) fn give_up(database: pg_sys::Oid) {
-    let taken = queue::take(database);
+/// For the launcher: no worker can be had for this database, or none survives this event.
+pub(super) fn give_up_oldest(database: pg_sys::Oid) {
+    let taken = queue::take(database, 1);
     give_to_log(&taken);
     queue::release(&taken);
 }
 
 fn give_to_log(taken: &[Taken]) {
     for event in taken {
-        pgrx::log!("holdfast: event of a database without the extension: {}", String::from_utf8_lossy(&event.bytes));
+        pgrx::log!("holdfast: event that its database could not take: {}", String::from_utf8_lossy(&event.bytes));
     }
 }

@@ -64,15 +64,14 @@ pub extern "C-unwind" fn holdfast_launcher_main(_argument: pg_sys::Datum) {
         for database in queue::claim_undrained() {
             let failed = failures.get(&database).copied().unwrap_or(0);
             if failed >= GIVE_UP_AFTER {
-                failures.remove(&database);
-                super::drain::give_up(database);
-                queue::drain_ended(database);
-                continue;
+                // One that can't be stored must not keep the others from it.
+                failures.insert(database, 1);
+                super::drain::give_up_oldest(database);
             }
             if failed > 0 && !BackgroundWorker::wait_latch(Some(RETRY)) {
                 break;
             }
-            match start_drain(database) {
+            match start_drain(database, failed > 0) {
                 Some(worker) => {
                     running.insert(database, worker);
                 }
@@ -82,15 +81,21 @@ pub extern "C-unwind" fn holdfast_launcher_main(_argument: pg_sys::Datum) {
                 }
             }
         }
-        let timeout = if retry || !inherited.is_empty() { RETRY } else { Duration::from_secs(10) };
+        // The postmaster's signal that a worker has ended is ignored in a process without a database, so look.
+        let watching = retry || !running.is_empty() || !inherited.is_empty();
+        let timeout = if watching { RETRY } else { Duration::from_secs(10) };
         if !BackgroundWorker::wait_latch(Some(timeout)) {
             break;
         }
     }
     queue::set_launcher(std::ptr::null_mut());
+    // A worker that ends with 0 is never started again, and somebody may only have terminated this one.
+    // SAFETY: ends the process the way that a background worker should.
+    unsafe { pg_sys::proc_exit(1) };
 }
 
-fn start_drain(database: pg_sys::Oid) -> Option<DynamicBackgroundWorker> {
+/// A cautious drain stores each event by itself, so that one that fails stands alone.
+fn start_drain(database: pg_sys::Oid, cautious: bool) -> Option<DynamicBackgroundWorker> {
     // SAFETY: a plain read.
     let launcher = unsafe { pg_sys::MyProcPid };
     BackgroundWorkerBuilder::new("holdfast worker")
@@ -98,6 +103,7 @@ fn start_drain(database: pg_sys::Oid) -> Option<DynamicBackgroundWorker> {
         .set_library("holdfast")
         .set_function("holdfast_drain_main")
         .set_argument(database.into_datum())
+        .set_extra(if cautious { super::drain::CAUTIOUS } else { "" })
         .enable_spi_access()
         .set_restart_time(None)
         .set_notify_pid(launcher)

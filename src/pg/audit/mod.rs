@@ -59,7 +59,7 @@ fn record(refusal: &Refusal, outcome: Outcome) {
     };
     let stored = match outcome {
         Outcome::Refused => queue::put_and_wait(&bytes, gucs::audit_timeout()),
-        Outcome::Observed => queue::put(&bytes, coalescing_key(refusal), gucs::audit_timeout()),
+        Outcome::Observed => queue::put(&bytes, coalescing_key(refusal)),
     };
     if let Err(reason) = stored {
         // The log is the last place where the event can be found.

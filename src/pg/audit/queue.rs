@@ -199,10 +199,13 @@ pub fn put_and_wait(bytes: &[u8], timeout: i32) -> Result<(), NotStored> {
     }
 }
 
-/// Queues an event, or adds it to one that is alike and still waits. Waits only for room, at most `timeout` milliseconds.
-pub fn put(bytes: &[u8], coalescing_key: u64, timeout: i32) -> Result<(), NotStored> {
+/// Queues an event, or adds it to one that is alike and still waits. Never waits itself.
+pub fn put(bytes: &[u8], coalescing_key: u64) -> Result<(), NotStored> {
     let shared = shared().ok_or(NotStored::NoWorker)?;
-    put_until(shared, bytes, coalescing_key, deadline(timeout)).map(|_| ())
+    match try_put(shared, bytes, coalescing_key)? {
+        Put::Full => Err(NotStored::Full),
+        Put::Done(_) | Put::Coalesced => Ok(()),
+    }
 }
 
 /// Waits for this database's queued events; see [`super::flush`].
@@ -408,14 +411,18 @@ pub(super) struct Taken {
     pub last_at: i64,
 }
 
-/// Takes the pending events of a database, oldest first.
-pub(super) fn take(database: pg_sys::Oid) -> Vec<Taken> {
+/// Takes the pending events of a database, oldest first, at most `limit` of them.
+pub(super) fn take(database: pg_sys::Oid, limit: usize) -> Vec<Taken> {
     let Some(shared) = shared() else { return Vec::new() };
-    let mut taken = locked(shared, |shared, slots| {
+    locked(shared, |shared, slots| {
         let origin = shared.origin;
         let pending = |s: &Slot| s.state == SlotState::Pending && s.database == database;
-        let mut taken = Vec::new();
-        for (slot, s) in slots.iter_mut().enumerate().filter(|(_, s)| pending(s)) {
+        let mut waiting: Vec<_> = slots.iter().enumerate().filter(|(_, s)| pending(s)).collect();
+        waiting.sort_unstable_by_key(|(_, s)| s.sequence);
+        let chosen: Vec<usize> = waiting.into_iter().take(limit).map(|(n, _)| n).collect();
+        let mut taken = Vec::with_capacity(chosen.len());
+        for slot in chosen {
+            let s = &mut slots[slot];
             s.state = SlotState::Taken;
             taken.push(Taken {
                 slot,
@@ -427,9 +434,7 @@ pub(super) fn take(database: pg_sys::Oid) -> Vec<Taken> {
             });
         }
         taken
-    });
-    taken.sort_by_key(|t| t.sequence);
-    taken
+    })
 }
 
 /// The taken events are committed (or given up): whoever waits may go on.

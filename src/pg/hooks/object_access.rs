@@ -9,14 +9,11 @@ use pgrx::{pg_guard, pg_sys};
 
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
-use crate::pg::{audit, relation, tenants, trigger};
+use crate::pg::{audit, compat, relation, tenants, trigger};
 use crate::policy::backend::Trust;
 use crate::policy::command::{self, DestructiveCommand, Target};
 use crate::policy::rules::{Attempt, Refusal};
-use crate::policy::surface::{self, TableClass};
-
-/// `ConstraintRelationId`, which the bindings lack.
-const CONSTRAINTS: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
+use crate::policy::surface::TableClass;
 
 static NEXT: OnceCell<pg_sys::object_access_hook_type> = OnceCell::new();
 
@@ -60,12 +57,11 @@ unsafe fn is_internal(arg: *const pg_sys::ObjectAccessDrop) -> bool {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn drop_object(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> *const Report {
-    // What hangs on these (row types, defaults, rules, triggers) goes with them.
+    // What hangs on these (row types, defaults, constraints, rules, triggers) goes with them.
     let counts = [
         pg_sys::RelationRelationId,
         pg_sys::ProcedureRelationId,
         pg_sys::NamespaceRelationId,
-        CONSTRAINTS,
         pg_sys::ExtensionRelationId,
         pg_sys::DatabaseRelationId,
         pg_sys::AuthIdRelationId,
@@ -82,16 +78,14 @@ unsafe extern "C-unwind" fn drop_object(class: pg_sys::Oid, object: pg_sys::Oid,
 /// `destructive_command` for one object that is about to be dropped.
 pub(super) fn check_drop(session: &Session, address: &pg_sys::ObjectAddress) -> *const Report {
     let identity = &session.who.identity;
-    if identity.trust().is_none_or(|t| t == Trust::Proven) {
+    if identity.trust() == Some(Trust::Proven) {
         return ptr::null();
     }
     let relation = address.classId == pg_sys::RelationRelationId;
     // SAFETY: the object exists while it is being dropped; both look it up in the catalogs.
     let description = unsafe {
-        let has_schema = relation
-            || address.classId == pg_sys::ProcedureRelationId
-            || address.classId == CONSTRAINTS
-            || address.classId == pg_sys::TypeRelationId;
+        let has_schema =
+            relation || address.classId == pg_sys::ProcedureRelationId || address.classId == pg_sys::TypeRelationId;
         if has_schema && pg_sys::isAnyTempNamespace(pg_sys::get_object_namespace(address)) {
             return ptr::null();
         }
@@ -99,7 +93,7 @@ pub(super) fn check_drop(session: &Session, address: &pg_sys::ObjectAddress) -> 
     };
     let table = if relation { relation::facts(session, address.objectId) } else { None };
     let target = Target { description, table: table.map(|r| (r.table.name.clone(), r.table.class.clone())) };
-    let refusal = command::check_destructive(identity, DestructiveCommand::Drop, &target);
+    let refusal = command::check_destructive(identity, DestructiveCommand::Drop, &target, &session.who.login_role);
     refusal.map_or(ptr::null(), |r| audit::settle(session, r))
 }
 
@@ -121,13 +115,19 @@ unsafe extern "C-unwind" fn truncate(oid: pg_sys::Oid) -> *const Report {
         table: Some(table.name.clone()),
         ..Attempt::default()
     };
+    // Postgres asks for the privilege after this hook, and its own error comes first.
+    // SAFETY: catalog look-ups for a relation that is locked.
+    if unsafe { pg_sys::pg_class_aclcheck(oid, pg_sys::GetUserId(), compat::ACL_TRUNCATE) }
+        != pg_sys::AclResult::ACLCHECK_OK
+    {
+        return ptr::null();
+    }
     let refusal = match (identity.trust(), &table.class) {
-        (None, class) => class.guarded().then(|| surface::unidentified(identity, attempt(), &session.who.login_role)),
         (Some(Trust::Proven), TableClass::Tenant { .. }) => reaches_others(&session, attempt),
         _ => {
             let description = format!("table \"{}\"", table.name.name);
             let target = Target { description, table: Some((table.name.clone(), table.class.clone())) };
-            command::check_destructive(identity, DestructiveCommand::Truncate, &target)
+            command::check_destructive(identity, DestructiveCommand::Truncate, &target, &session.who.login_role)
         }
     };
     refusal.map_or(ptr::null(), |r| audit::settle(&session, r))
@@ -138,10 +138,15 @@ fn reaches_others(session: &Session, attempt: impl FnOnce() -> Attempt) -> Optio
     let backend = session.who.identity.name()?;
     let default_owner = session.policy.set.default_owner.as_deref()?;
     tenants::share_all();
-    let (tenant, owner) = match session.catalog.tenant_beyond(backend, trigger::now()) {
-        Some((tenant, state)) => (Some(tenant), state.owner),
-        None if default_owner != backend => (None, Some(default_owner.to_owned())),
+    let (tenant, owner, freeze) = match session.catalog.tenant_beyond(backend, trigger::now()) {
+        Some((tenant, state)) => (Some(tenant), state.owner, state.freeze),
+        None if default_owner != backend => (None, Some(default_owner.to_owned()), None),
         None => return None,
     };
-    Some(Refusal::truncate_reaches(Attempt { tenant, owner, ..attempt() }))
+    let ours = owner.as_deref() == Some(backend);
+    let attempt = Attempt { tenant, owner, ..attempt() };
+    Some(match freeze.filter(|_| ours) {
+        Some(freeze) => Refusal::tenant_frozen(attempt, &freeze.reason),
+        None => Refusal::truncate_reaches(attempt),
+    })
 }

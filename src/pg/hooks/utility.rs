@@ -8,8 +8,10 @@ use once_cell::sync::OnceCell;
 use pgrx::{pg_guard, pg_sys};
 
 use super::{executor, object_access};
+use crate::pg::compat;
 use crate::pg::report::{self, Report};
-use crate::pg::{compat, session};
+use crate::pg::session::{self, Session};
+use crate::policy::backend::Trust;
 
 static NEXT: OnceCell<pg_sys::ProcessUtility_hook_type> = OnceCell::new();
 
@@ -60,8 +62,13 @@ unsafe extern "C-unwind" fn process_utility(
 #[pg_guard]
 unsafe extern "C-unwind" fn check_drop(statement: *const pg_sys::DropStmt) -> *const Report {
     let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
-    if session.who.identity.trust().is_none_or(|t| t == crate::policy::backend::Trust::Proven) {
+    if session.who.identity.trust() == Some(Trust::Proven) {
         return ptr::null();
+    }
+    // SAFETY: a parsed DROP.
+    if let Some(kinds) = relation_kinds(unsafe { (*statement).removeType }) {
+        // SAFETY: as above.
+        return unsafe { check_drop_relations(&session, (*statement).objects, kinds) };
     }
     // SAFETY: the statement is a parsed DROP; its objects are names in the form that get_object_address takes. What is
     // missing gives an invalid address, and Postgres's own error or notice follows; a relation comes open and is closed.
@@ -89,6 +96,44 @@ unsafe extern "C-unwind" fn check_drop(statement: *const pg_sys::DropStmt) -> *c
             continue;
         }
         let report = object_access::check_drop(&session, &address);
+        if !report.is_null() {
+            return report;
+        }
+    }
+    ptr::null()
+}
+
+/// What `DROP TABLE` and its kin drop, by relkind; none for what isn't a relation.
+fn relation_kinds(object: pg_sys::ObjectType::Type) -> Option<&'static [u8]> {
+    use pg_sys::ObjectType::*;
+    Some(match object {
+        OBJECT_TABLE => &[pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE],
+        OBJECT_INDEX => &[pg_sys::RELKIND_INDEX, pg_sys::RELKIND_PARTITIONED_INDEX],
+        OBJECT_SEQUENCE => &[pg_sys::RELKIND_SEQUENCE],
+        OBJECT_VIEW => &[pg_sys::RELKIND_VIEW],
+        OBJECT_MATVIEW => &[pg_sys::RELKIND_MATVIEW],
+        OBJECT_FOREIGN_TABLE => &[pg_sys::RELKIND_FOREIGN_TABLE],
+        _ => return None,
+    })
+}
+
+/// For relations: looked up without a lock, as RemoveRelations does first; what is missing or of another kind is left to
+/// Postgres's own error.
+unsafe fn check_drop_relations(session: &Session, names: *mut pg_sys::List, kinds: &[u8]) -> *const Report {
+    // SAFETY: names of a parsed DROP, each a list of strings.
+    for n in 0..unsafe { compat::list_length(names) } {
+        // SAFETY: as above; a missing relation, also one in a missing schema, gives InvalidOid.
+        let (relation, kind) = unsafe {
+            let name = pg_sys::makeRangeVarFromNameList(compat::list_nth(names, n).cast());
+            let missing_ok = pg_sys::RVROption::RVR_MISSING_OK;
+            let relation = pg_sys::RangeVarGetRelidExtended(name, 0, missing_ok, None, ptr::null_mut());
+            (relation, pg_sys::get_rel_relkind(relation) as u8)
+        };
+        if relation == pg_sys::InvalidOid || !kinds.contains(&kind) || object_access::is_temporary(relation) {
+            continue;
+        }
+        let address = pg_sys::ObjectAddress { classId: pg_sys::RelationRelationId, objectId: relation, objectSubId: 0 };
+        let report = object_access::check_drop(session, &address);
         if !report.is_null() {
             return report;
         }
