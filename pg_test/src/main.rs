@@ -107,14 +107,33 @@ fn verify(majors: Option<Majors>, selection: &Selection, ui: &Ui) -> Result<Exit
             sum = suite::verify(&setup::prepare(Some(major), ui)?, selection, ui)?;
         }
         Some(Majors::All) => {
+            let mut lines = Vec::new();
             for major in setup::PREFERENCE {
-                match setup::prepare(Some(major), ui) {
-                    Ok(postgres) => sum.add(suite::verify(&postgres, selection, ui)?),
-                    Err(error) => println!("PostgreSQL {major} can't be had here: {error:#}"),
-                }
+                let (counts, line) = verify_if_to_be_had(major, selection, ui);
+                println!("\nPostgreSQL {major}: {line}\n");
+                lines.push(format!("PostgreSQL {major}: {line}"));
+                sum.add(counts);
             }
+            println!("{}", lines.join("\n"));
         }
     }
     println!("\n{} passed, {} failed", sum.passed, sum.failed);
     Ok(if sum.failed == 0 && sum.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Verifies on one of all majors: the counts, and a line that says what came of it. A major that the
+/// machine can't have is no failure; one that it has and that can't be built is.
+fn verify_if_to_be_had(major: u16, selection: &Selection, ui: &Ui) -> (Counts, String) {
+    let server = match setup::provide(Some(major), ui) {
+        Ok(server) => server,
+        Err(error) => return (Counts::default(), format!("not verified, can't be had here: {error:#}")),
+    };
+    let verified = setup::install(&server, ui).and_then(|postgres| suite::verify(&postgres, selection, ui));
+    match verified {
+        Ok(counts) => {
+            let Counts { passed, failed, skipped } = counts;
+            (counts, format!("{passed} passed, {failed} failed, {skipped} skipped"))
+        }
+        Err(error) => (Counts { failed: 1, ..Counts::default() }, format!("failed: {error:#}")),
+    }
 }

@@ -57,14 +57,13 @@ impl Postgres {
             let packaged = package.join(original.strip_prefix("/")?).join(kind);
             copy_tree(&packaged, &moved.target(original)?.join(kind)).context("adding the packaged extension")?;
         }
-        let drivers = server.regression_driver("").context("pgxs has no test folder")?;
         let postgres = Postgres {
             major: server.major,
             inner: Arc::new(Inner {
                 bindir: moved.target(&server.bindir)?,
                 sharedir: moved.target(&server.sharedir)?,
                 pkglibdir: moved.target(&server.pkglibdir)?,
-                regression_drivers: moved.target(&drivers)?,
+                regression_drivers: moved.target(&server.drivers)?,
                 account,
                 environment,
                 template: Mutex::new(None),
@@ -99,6 +98,15 @@ impl Postgres {
     /// Whether a loadable module is installed, for tests that need one: `pgaudit`, ...
     pub fn has_module(&self, name: &str) -> bool {
         self.inner.pkglibdir.join(name).with_extension("so").is_file()
+    }
+
+    /// Whether the server was built with ICU, for tests that need its collations.
+    pub fn has_icu(&self) -> Result<bool> {
+        let mut ask = self.server_command("pg_config");
+        ask.arg("--configure");
+        let options = run(ask)?.succeeded("pg_config --configure")?;
+        // Version 16 made it the default.
+        Ok(options.contains("--with-icu") || self.major >= 16 && !options.contains("--without-icu"))
     }
 
     /// Where extensions' control and script files are.
@@ -181,7 +189,8 @@ struct Relocation {
 impl Relocation {
     fn plan(server: &Server, top: &Path) -> Result<Relocation> {
         let mut parts = vec![server.bindir.clone(), server.sharedir.clone(), server.pkglibdir.clone()];
-        parts.push(server.regression_driver("").context("pgxs has no test folder")?);
+        parts.push(server.drivers.clone());
+        parts.extend(server.companions.iter().cloned());
         let prefix = parts.iter().skip(1).fold(server.bindir.clone(), |prefix, part| common_prefix(prefix, part));
         // With a prefix of its own (not /usr) an installation brings its libpq along.
         let shared_prefixes = ["/", "/usr", "/usr/local", "/opt"].map(Path::new);

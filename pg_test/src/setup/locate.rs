@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::wheel;
+
 /// The supported major versions in the order in which one is chosen. 15 first: it is what the
 /// oldest supported Debian carries, so problems with old servers show early.
 pub const PREFERENCE: [u16; 4] = [15, 17, 16, 18];
@@ -29,8 +31,11 @@ pub struct Server {
     pub libdir: PathBuf,
     /// Headers for extensions.
     pub includedir_server: PathBuf,
-    /// pgxs.mk; the regression drivers are shipped near it.
-    pub pgxs: PathBuf,
+    /// The folder of the regression drivers.
+    pub drivers: PathBuf,
+    /// Folders with libraries that the programs look for relative to themselves, outside of the
+    /// installation proper.
+    pub companions: Vec<PathBuf>,
 }
 
 impl Server {
@@ -46,6 +51,8 @@ impl Server {
         let [version, bindir, sharedir, pkglibdir, libdir, includedir_server, pgxs] = lines[..] else {
             bail!("{} answered with {} lines, not 7", pg_config.display(), lines.len());
         };
+        // They are shipped near pgxs.mk.
+        let drivers = Path::new(pgxs).ancestors().nth(2).context("pg_config's path of pgxs")?.join("test");
         Ok(Server {
             pg_config: pg_config.to_owned(),
             major: major_of(version).with_context(|| format!("no version in '{version}'"))?,
@@ -55,12 +62,13 @@ impl Server {
             pkglibdir: pkglibdir.into(),
             libdir: libdir.into(),
             includedir_server: includedir_server.into(),
-            pgxs: pgxs.into(),
+            drivers,
+            companions: Vec::new(),
         })
     }
 
-    /// Finds an installation of `major`, complete or not: the one `PG_CONFIG` names, Debian's
-    /// folder, PATH.
+    /// Finds an installation of `major`: the one `PG_CONFIG` names, else the first that is complete,
+    /// else the first, of Debian's folder, PATH and what was fetched.
     pub fn find(major: u16) -> Result<Option<Server>> {
         if let Some(named) = env::var_os("PG_CONFIG") {
             let server = Server::ask(Path::new(&named)).context("PG_CONFIG")?;
@@ -70,12 +78,22 @@ impl Server {
         }
         let debian = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/pg_config"));
         let candidates = [Some(debian), on_path("pg_config")];
-        Ok(candidates
+        let mut found: Vec<Server> = candidates
             .into_iter()
             .flatten()
             .filter(|path| path.is_file())
             .filter_map(|path| Server::ask(&path).ok())
-            .find(|server| server.major == major))
+            .chain(wheel::find(major))
+            .filter(|server| server.major == major)
+            .collect();
+        // The sort is stable.
+        found.sort_by_key(|server| !server.is_complete());
+        Ok(found.into_iter().next())
+    }
+
+    /// Whether everything is there to run it and to build extensions for it.
+    pub fn is_complete(&self) -> bool {
+        self.has_server() && self.has_development_files()
     }
 
     /// Whether the server itself is there, not only a client.
@@ -86,13 +104,8 @@ impl Server {
     /// Whether extensions can be built for it and the regression drivers are there.
     pub fn has_development_files(&self) -> bool {
         self.includedir_server.join("postgres.h").is_file()
-            && self.regression_driver("regress/pg_regress").is_some_and(|path| path.is_file())
-            && self.regression_driver("isolation/pg_isolation_regress").is_some_and(|path| path.is_file())
-    }
-
-    /// The path of one of the drivers below pgxs's `src/test`.
-    pub fn regression_driver(&self, name: &str) -> Option<PathBuf> {
-        Some(self.pgxs.parent()?.parent()?.join("test").join(name))
+            && self.drivers.join("regress/pg_regress").is_file()
+            && self.drivers.join("isolation/pg_isolation_regress").is_file()
     }
 }
 

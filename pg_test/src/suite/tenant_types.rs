@@ -12,6 +12,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("every_type_of_tenant_column_is_guarded", every_type),
         Test::shared("an_integer_tenant_is_one_across_widths", across_widths),
         Test::shared("citext_tenants_fold_their_case_as_postgres_does", citext_folds).needs_module("citext"),
+        Test::shared("a_collation_that_takes_different_keys_for_equal_is_refused", nondeterministic).needs_icu(),
         Test::shared("keys_of_any_text_are_told_apart", keys_of_any_text),
         Test::shared("long_keys_are_guarded_in_every_form_of_storage", long_keys),
         Test::shared("a_key_is_understood_in_every_spelling_beside_a_text_table", spelling_beside_text),
@@ -97,6 +98,22 @@ fn across_widths(cluster: &Cluster) -> Result<()> {
     for table in ["wide", "narrow"] {
         let sql = format!("INSERT INTO {table} VALUES (2, 11)");
         refused_by("not_owner", &legacy.refused(&sql)?, &sql)?;
+    }
+    Ok(())
+}
+
+fn nondeterministic(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "tenant_types")?;
+    let mut operator = scene.operator()?;
+    operator.exec(
+        "CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE DOMAIN blind_text AS text COLLATE blind;
+         CREATE TABLE odd (id int, blind text COLLATE blind, domained blind_text)",
+    )?;
+    for column in ["blind", "domained"] {
+        let refusal = operator.refused(&format!("SELECT holdfast.guard_table('odd', '{column}')"))?;
+        ensure!(refusal.code == "0A000" && refusal.message.contains("cannot be a tenant column"), "{refusal:?}");
+        ensure!(refusal.hint.as_ref().is_some_and(|hint| hint.contains("deterministic collation")), "{refusal:?}");
     }
     Ok(())
 }
