@@ -27,7 +27,7 @@ fn begin_migration(legacy: Option<&str>, rebuilt: Option<&str>, ends_on: Option<
     if fetch::<bool>("SELECT $1 <= current_date OR NOT pg_catalog.isfinite($1)", &[ends_on.into()]) == Some(true) {
         error(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "a migration must end on a day in the future",
+            "a migration must end in the future",
             "",
             "Give the day by which the guard should be gone, for example current_date + 90.",
         );

@@ -79,14 +79,14 @@ fn known_backend<'a>(session: &Session, backend: &'a str) -> &'a str {
 
 /// Runs a statement of ours. A failure is a bug or a damaged installation, and its own error has been raised by then.
 fn execute(sql: &str, arguments: &[DatumWithOid]) {
-    if let Err(failure) = Spi::run_with_args(sql, arguments) {
+    if let Err(failure) = session::operate(|| Spi::run_with_args(sql, arguments)) {
         internal(failure);
     }
 }
 
 /// Runs a statement of ours that gives one value.
 fn fetch<T: FromDatum + IntoDatum>(sql: &str, arguments: &[DatumWithOid]) -> Option<T> {
-    match Spi::get_one_with_args(sql, arguments) {
+    match session::operate(|| Spi::get_one_with_args(sql, arguments)) {
         Ok(value) => value,
         Err(pgrx::spi::Error::InvalidPosition) => None,
         Err(failure) => internal(failure),
@@ -95,7 +95,8 @@ fn fetch<T: FromDatum + IntoDatum>(sql: &str, arguments: &[DatumWithOid]) -> Opt
 
 /// Runs a statement of ours that changes rows; how many.
 fn affected(sql: &str, arguments: &[DatumWithOid]) -> usize {
-    let changed = Spi::connect_mut(|client| client.update(sql, None, arguments).map(|rows: SpiTupleTable| rows.len()));
+    let count = |rows: SpiTupleTable| rows.len();
+    let changed = session::operate(|| Spi::connect_mut(|client| client.update(sql, None, arguments).map(count)));
     match changed {
         Ok(rows) => rows,
         Err(failure) => internal(failure),

@@ -133,7 +133,7 @@ fn freeze(tenant: Option<&str>, reason: Option<&str>, until: default!(Option<Tim
     if let Some(freeze) = frozen.filter(|f| f.holds(trigger::now())) {
         error(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("tenant \"{tenant}\" is already frozen"),
+            format!("tenant \"{tenant}\" is frozen already"),
             format!("The reason given was: {}.", freeze.reason),
             "Unfreeze it first: SELECT holdfast.unfreeze(...).",
         );
@@ -343,6 +343,10 @@ fn canonical(session: &Session, input: &str) -> TenantKey {
         .collect();
     types.sort_unstable();
     types.dedup();
+    // A text is a key as it is given; it is a number only where it couldn't be anything else.
+    if types.contains(&TenantType::Text) {
+        types.retain(|of| *of != TenantType::Integer);
+    }
     let key = match types.iter().find_map(|of| of.parse(input).ok().map(|key| (*of, key))) {
         // Citext is the only type whose canonical form the pure layer doesn't know.
         Some((TenantType::Text | TenantType::Citext, _)) if types.contains(&TenantType::Citext) => trigger::fold(input),

@@ -78,6 +78,9 @@ pub const USER_TIMEOUT: c_int = if cfg!(any(feature = "pg15", feature = "pg16"))
 #[allow(clippy::unnecessary_cast, reason = "necessary from version 16 on")]
 pub const ACL_TRUNCATE: pg_sys::AclMode = pg_sys::ACL_TRUNCATE as pg_sys::AclMode;
 
+/// `Anum_pg_constraint_conrelid` of catalog/pg_constraint_d.h.
+pub const CONSTRAINED_TABLE: pg_sys::AttrNumber = if cfg!(feature = "pg18") { 9 } else { 8 };
+
 /// What one range table entry wants to write.
 #[derive(Clone, Copy)]
 pub struct RequestedWrite {

@@ -73,6 +73,7 @@ struct State {
     login: RefCell<Option<Rc<Login>>>,
     who: RefCell<Option<Decided>>,
     worker: Cell<bool>,
+    operating: Cell<bool>,
 }
 
 thread_local! {
@@ -83,6 +84,7 @@ thread_local! {
             login: RefCell::new(None),
             who: RefCell::new(None),
             worker: Cell::new(false),
+            operating: Cell::new(false),
         }
     };
 }
@@ -99,7 +101,7 @@ pub fn inert() -> bool {
             || pg_sys::ParallelWorkerNumber >= 0
             || pg_sys::MyDatabaseId == pg_sys::InvalidOid
     };
-    outside || known_absent() || !gucs::enabled() || STATE.with(|s| s.worker.get())
+    outside || known_absent() || !gucs::enabled() || STATE.with(|s| s.worker.get() || s.operating.get())
 }
 
 fn known_absent() -> bool {
@@ -109,6 +111,19 @@ fn known_absent() -> bool {
 /// Marks this process as the extension's own worker.
 pub fn become_worker() {
     STATE.with(|s| s.worker.set(true));
+}
+
+/// Runs a statement of the extension's own functions: who may call them is a matter of privileges, so an operator whose
+/// session belongs to an unproven backend isn't stopped by the guard that the call is about.
+pub fn operate<R>(statement: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            STATE.with(|s| s.operating.set(self.0));
+        }
+    }
+    let _restore = Restore(STATE.with(|s| s.operating.replace(true)));
+    statement()
 }
 
 /// An apply worker: an error there stops replication for ever, so it is observed and never refused.

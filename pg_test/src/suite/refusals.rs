@@ -99,7 +99,7 @@ const SPOKEN: [Spoken; 10] = [
         legacy: false,
         sql: "UPDATE orders SET note = 'x' WHERE id = 9",
         rule: "global_write",
-        message: "backend \"rebuilt\" may not update a global row of table \"orders\"",
+        message: "backend \"rebuilt\" may not UPDATE global rows of table \"orders\"",
         detail: "Backend \"rebuilt\" attempted UPDATE on table \"public.orders\". Column \"tenant_id\" is null, so the row belongs to every tenant. Rule: global_write.",
         hint: "Set \"tenant_id\", or have a proven backend write the row.",
         table: "orders",

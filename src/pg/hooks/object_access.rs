@@ -15,6 +15,9 @@ use crate::policy::command::{self, DestructiveCommand, Target};
 use crate::policy::rules::{Attempt, Refusal};
 use crate::policy::surface::TableClass;
 
+/// `ConstraintRelationId`, which the bindings lack.
+const CONSTRAINTS: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
+
 static NEXT: OnceCell<pg_sys::object_access_hook_type> = OnceCell::new();
 
 pub(super) fn install() {
@@ -57,11 +60,12 @@ unsafe fn is_internal(arg: *const pg_sys::ObjectAccessDrop) -> bool {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn drop_object(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> *const Report {
-    // What hangs on these (row types, defaults, constraints, rules, triggers) goes with them.
+    // What hangs on these (row types, defaults, rules, triggers) goes with them.
     let counts = [
         pg_sys::RelationRelationId,
         pg_sys::ProcedureRelationId,
         pg_sys::NamespaceRelationId,
+        CONSTRAINTS,
         pg_sys::ExtensionRelationId,
         pg_sys::DatabaseRelationId,
         pg_sys::AuthIdRelationId,
@@ -81,7 +85,13 @@ pub(super) fn check_drop(session: &Session, address: &pg_sys::ObjectAddress) -> 
     if identity.trust() == Some(Trust::Proven) {
         return ptr::null();
     }
-    let relation = address.classId == pg_sys::RelationRelationId;
+    // The table that the object is, or is part of.
+    let of = match address.classId {
+        pg_sys::RelationRelationId => address.objectId,
+        CONSTRAINTS => constrained_table(address.objectId),
+        _ => pg_sys::InvalidOid,
+    };
+    let relation = of != pg_sys::InvalidOid;
     // SAFETY: the object exists while it is being dropped; both look it up in the catalogs.
     let description = unsafe {
         let has_schema =
@@ -91,10 +101,26 @@ pub(super) fn check_drop(session: &Session, address: &pg_sys::ObjectAddress) -> 
         }
         session::text(pg_sys::getObjectDescription(address, true))
     };
-    let table = if relation { relation::facts(session, address.objectId) } else { None };
+    let table = if relation { relation::facts(session, of) } else { None };
     let target = Target { description, table: table.map(|r| (r.table.name.clone(), r.table.class.clone())) };
     let refusal = command::check_destructive(identity, DestructiveCommand::Drop, &target, &session.who.login_role);
     refusal.map_or(ptr::null(), |r| audit::settle(session, r))
+}
+
+/// The table of a constraint; InvalidOid for a domain's.
+fn constrained_table(constraint: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a syscache look-up of an object that is being dropped; the tuple is read before it is released.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::CONSTROID as c_int;
+        let tuple = pg_sys::SearchSysCache1(cache, constraint.into());
+        if tuple.is_null() {
+            return pg_sys::InvalidOid;
+        }
+        let mut null = false;
+        let table = pg_sys::SysCacheGetAttr(cache, tuple, compat::CONSTRAINED_TABLE, &mut null);
+        pg_sys::ReleaseSysCache(tuple);
+        if null { pg_sys::InvalidOid } else { pg_sys::Oid::from(table.value() as u32) }
+    }
 }
 
 /// Whether a relation is temporary; InvalidOid is none.
