@@ -60,6 +60,8 @@ unsafe extern "C-unwind" {
     pub fn disable_timeout(id: c_int, keep_indicator: bool);
     /// storage/proc.h.
     pub fn CheckDeadLockAlert();
+    /// tcop/tcopprot.h: the server's handler of SIGTERM.
+    pub fn die(signal: c_int);
 }
 
 /// Calls one of the functions above from a frame that isn't plain: an error becomes a panic, which unwinds.

@@ -68,22 +68,23 @@ unsafe extern "C-unwind" fn subtransaction_ended(
 /// Postgres calls this between any two instructions of ours that call Postgres, so it only touches cells and never calls
 /// back.
 unsafe extern "C-unwind" fn relation_changed(_: pg_sys::Datum, relation: pg_sys::Oid) {
-    let everything = relation == pg_sys::InvalidOid;
     RELATIONS.set(RELATIONS.get().wrapping_add(1));
-    if let Some(catalog) = session::known_catalog() {
-        if everything || catalog.policy_tables().contains(&relation) {
-            POLICY.set(POLICY.get().wrapping_add(1));
-            session::forget_policy();
-            // It may also be being dropped.
-            session::forget_presence();
-            relation::forget_all();
-        }
-        if everything || relation == catalog.ownership_table() {
-            OWNERSHIP.set(OWNERSHIP.get().wrapping_add(1));
-            tenants::forget_owners();
-        }
+    // Known once and for all of this call: what is forgotten below must not hide what else the message is about, nor what
+    // the next one is.
+    let Some(catalog) = session::watched() else { return relation::forget(relation) };
+    let everything = relation == pg_sys::InvalidOid;
+    if everything || catalog.policy_tables().contains(&relation) {
+        POLICY.set(POLICY.get().wrapping_add(1));
+        session::forget_policy();
+        relation::forget_all();
+        // It may also be being dropped.
+        session::forget_presence();
     }
-    if everything || session::known_catalog().is_some_and(|c| c.ownership_index() == relation) {
+    if everything || relation == catalog.ownership_table() {
+        OWNERSHIP.set(OWNERSHIP.get().wrapping_add(1));
+        tenants::forget_owners();
+    }
+    if relation == catalog.ownership_index() {
         session::forget_presence();
     }
     relation::forget(relation);

@@ -86,7 +86,7 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
         parts,
     });
     // An invalidation that came in while we read may be about this very relation.
-    if invalidation::relation_generation() == generation {
+    if invalidation::relation_generation() == generation && session::is_current(&session.policy) {
         RELATIONS.with(|r| r.borrow_mut().insert(oid.to_u32(), relation.clone()));
     }
     Some(relation)
@@ -328,26 +328,43 @@ fn is_citext(type_oid: pg_sys::Oid) -> bool {
     }
 }
 
-/// Whether the guard's trigger is there and fires in every session.
+/// What matters of a trigger.
+struct Trigger {
+    function: pg_sys::Oid,
+    kind: i16,
+    enabled: u8,
+    conditional: bool,
+}
+
+/// Whether the guard's trigger is there, fires in every session, and fires last.
 unsafe fn guard_state(entry: pg_sys::Relation) -> GuardState {
-    // SAFETY: the caller pins the relcache entry; a relation without triggers has no descriptor.
-    let triggers = unsafe {
+    // A pin keeps the relcache entry but not its trigger descriptor, which the next invalidation may replace: so it is
+    // copied before anything calls Postgres.
+    // SAFETY: the caller pins the entry; a relation without triggers has no descriptor.
+    let triggers: Vec<Trigger> = unsafe {
         (*entry)
             .trigdesc
             .as_ref()
             .map_or(&[][..], |d| std::slice::from_raw_parts(d.triggers, usize::try_from(d.numtriggers).unwrap_or(0)))
-    };
+    }
+    .iter()
+    .map(|t| Trigger {
+        function: t.tgfoid,
+        kind: t.tgtype,
+        enabled: t.tgenabled as u8,
+        conditional: t.tgnattr != 0 || !t.tgqual.is_null(),
+    })
+    .collect();
     // They fire in this order, which is that of their names.
-    let guards = |t: &pg_sys::Trigger| trigger::is_guard_function(t.tgfoid);
+    let guards = |t: &Trigger| trigger::is_guard_function(t.function);
     let Some(position) = triggers.iter().position(guards) else { return GuardState::Missing };
     let guard = &triggers[position];
-    let fires_for_all = guard.tgtype & trigger::GUARD_TYPE == trigger::GUARD_TYPE
-        && guard.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS
-        && guard.tgnattr == 0
-        && guard.tgqual.is_null();
-    let changes_rows = |t: &pg_sys::Trigger| {
+    let fires_for_all = guard.kind & trigger::GUARD_TYPE == trigger::GUARD_TYPE
+        && guard.enabled == pg_sys::TRIGGER_FIRES_ALWAYS
+        && !guard.conditional;
+    let changes_rows = |t: &Trigger| {
         let before_row = (pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE) as i16;
-        t.tgtype & before_row == before_row && t.tgenabled as u8 != pg_sys::TRIGGER_DISABLED && !guards(t)
+        t.kind & before_row == before_row && t.enabled != pg_sys::TRIGGER_DISABLED && !guards(t)
     };
     if !fires_for_all {
         GuardState::Disabled

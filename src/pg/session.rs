@@ -69,6 +69,7 @@ struct Decided {
 
 struct State {
     presence: Cell<Presence>,
+    watched: Cell<Option<Catalog>>,
     policy: RefCell<Option<Rc<Policy>>>,
     login: RefCell<Option<Rc<Login>>>,
     who: RefCell<Option<Decided>>,
@@ -80,6 +81,7 @@ thread_local! {
     static STATE: State = const {
         State {
             presence: Cell::new(Presence::Unknown),
+            watched: Cell::new(None),
             policy: RefCell::new(None),
             login: RefCell::new(None),
             who: RefCell::new(None),
@@ -164,7 +166,12 @@ fn catalog() -> Option<Catalog> {
         Installation::Absent => (Presence::Absent, None),
         Installation::Partial => (Presence::Unknown, None),
     };
-    STATE.with(|s| s.presence.set(presence));
+    STATE.with(|s| {
+        s.presence.set(presence);
+        if catalog.is_some() {
+            s.watched.set(catalog);
+        }
+    });
     catalog
 }
 
@@ -291,10 +298,13 @@ pub(super) fn forget_policy() {
     });
 }
 
-/// For `invalidation`: the tables that are watched.
-pub(super) fn known_catalog() -> Option<Catalog> {
-    STATE.with(|s| match s.presence.get() {
-        Presence::Present(catalog) => Some(catalog),
-        _ => None,
-    })
+/// For `invalidation`: the tables whose changes matter, also while it is doubted that they are still there; none as long as
+/// this session has read nothing from any.
+pub(super) fn watched() -> Option<Catalog> {
+    STATE.with(|s| s.watched.get())
+}
+
+/// Whether a policy is the one in force, as far as this session has heard.
+pub(super) fn is_current(policy: &Rc<Policy>) -> bool {
+    STATE.with(|s| s.policy.borrow().as_ref().is_some_and(|current| Rc::ptr_eq(current, policy)))
 }

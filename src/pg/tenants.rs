@@ -74,16 +74,23 @@ pub fn hold(session: &Session, raw: &[u8], key: impl FnOnce() -> TenantKey) -> R
     remembered(raw).unwrap_or_else(|| read(session, raw, key()))
 }
 
-/// Shares the lock on all tenants until the (sub)transaction ends.
-pub fn share_all() {
+/// Shares the lock on all tenants until the (sub)transaction ends. Returns whether it wasn't shared before.
+pub fn share_all() -> bool {
     if shares_all() {
-        return;
+        return false;
     }
     wait(Tag::all(), None);
     let level = nesting_level();
     with_held(|held| held.all = Some(level));
     // SAFETY: inside a transaction.
     unsafe { pg_sys::AcceptInvalidationMessages() };
+    true
+}
+
+/// Gives the lock on all tenants back, for the reason of [`let_go`].
+pub fn let_go_of_all() {
+    with_held(|held| held.all = None);
+    locks::give_back(Tag::all());
 }
 
 fn wait(tag: Tag, tenant: Option<&TenantKey>) {

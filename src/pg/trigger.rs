@@ -208,8 +208,8 @@ unsafe extern "C-unwind" fn prepare(fcinfo: pg_sys::FunctionCallInfo) -> *mut Ro
     STATEMENTS.set(statement);
     let (of, last) = (TenantType::Integer, [0; REMEMBERED]);
     let mut guard = RowGuard { bypass: true, of, attnum: 0, statement, length: 0, last };
-    if let Some(session) = session::current().filter(|s| !s.who.all_off)
-        && let Some(relation) = relation::facts(&session, oid)
+    if let Some((session, relation)) = statement_facts(statement, oid)
+        && !session.who.all_off
         && let TableClass::Tenant { of, .. } = relation.table.class
     {
         (guard.bypass, guard.of, guard.attnum) = (false, of, c_int::from(relation.tenant_attnum));

@@ -27,6 +27,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("second_cutover_of_a_tenant_waits_and_checks_again", second_cutover),
         Test::shared("operator_with_an_old_snapshot_changes_nothing", old_operator_snapshot),
         Test::shared("transaction_that_wrote_in_mode_off_is_unknown", mode_off),
+        Test::shared("other_changes_before_a_cutover_hide_it_from_nobody", other_changes_first),
         Test::shared("cutovers_of_different_tenants_dont_meet", different_tenants),
         Test::shared("freeze_ends_at_its_time_under_traffic", freeze_ends),
         Test::shared("refused_writer_keeps_nobody_from_a_cutover", refused_writer_keeps_nobody),
@@ -274,6 +275,38 @@ fn mode_off(cluster: &Cluster) -> Result<()> {
     let refusal = writer.refused(&write(1))?;
     ensure!(refusal.code == "WG001", "{refusal:?}");
     writer.exec("ROLLBACK")
+}
+
+/// A session that slept through several changes hears of all of them at once.
+fn other_changes_first(cluster: &Cluster) -> Result<()> {
+    let stage = TwoBackends::begin(cluster, "cutover")?;
+    let mut operator = stage.operator()?;
+    let before = [
+        "SELECT holdfast.set_mode('enforce')",
+        "SELECT holdfast.allow_writes('rebuilt', 'orders')",
+        "VACUUM holdfast.ownership",
+        "REINDEX TABLE CONCURRENTLY holdfast.ownership",
+        "ANALYZE holdfast.ownership",
+        "SELECT 1",
+    ];
+    let mut tenant = 0;
+    for change in before {
+        for prepared in [false, true] {
+            tenant += 1;
+            let mut writer = stage.legacy()?;
+            if prepared {
+                writer
+                    .exec(&format!("SET plan_cache_mode = force_generic_plan; PREPARE again AS {}", write(tenant)))?;
+            }
+            writer.exec(&write(tenant))?;
+            operator.exec(change)?;
+            operator.exec(&cutover(tenant, "rebuilt"))?;
+            let again = if prepared { "EXECUTE again".to_owned() } else { write(tenant) };
+            let refusal = writer.refused(&again)?;
+            ensure!(refusal.code == "WG001", "after {change}: {refusal:?}");
+        }
+    }
+    Ok(())
 }
 
 fn different_tenants(cluster: &Cluster) -> Result<()> {

@@ -7,7 +7,7 @@ use pgrx::{JsonB, Spi, pg_guard, pg_sys};
 use serde::Serialize;
 
 use super::queue::{self, Taken};
-use crate::pg::session;
+use crate::pg::{compat, session};
 use crate::policy::events::Event;
 
 /// How long a worker stays without an event. Short, because a connected worker blocks DROP DATABASE, which waits 5 s for
@@ -48,7 +48,16 @@ ON CONFLICT (origin, sequence) DO NOTHING";
 pub extern "C-unwind" fn holdfast_drain_main(argument: pg_sys::Datum) {
     let database = pg_sys::Oid::from(argument.value() as u32);
     session::become_worker();
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
+    // Postgres's own: a wait for a lock or for a standby must not outlast a shutdown. What was not committed by then goes
+    // back to the queue.
+    // SAFETY: a signal handler of the server, for this process.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(compat::die));
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(compat::die));
+    }
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
     commit_durably();
     // SAFETY: this process's own latch.

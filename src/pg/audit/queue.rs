@@ -83,7 +83,7 @@ pub enum NotStored {
     Full,
     /// It is queued, but no commit came within the time.
     Late,
-    /// The library's shared memory isn't there, or no launcher has started.
+    /// The library's shared memory isn't there.
     NoWorker,
 }
 
@@ -92,7 +92,7 @@ impl fmt::Display for NotStored {
         f.write_str(match self {
             NotStored::Full => "not stored, the queue is full",
             NotStored::Late => "still queued after holdfast.audit_timeout",
-            NotStored::NoWorker => "not stored, no worker is running",
+            NotStored::NoWorker => "not stored, there is no shared memory",
         })
     }
 }
@@ -254,9 +254,6 @@ fn try_put(shared: *mut Shared, bytes: &[u8], coalescing_key: u64) -> Result<Put
     let (put, latch) = locked(shared, |shared, slots| {
         let latch = shared.drains.iter().find(|d| d.database == database).map_or(ptr::null_mut(), |d| d.latch);
         let latch = if latch.is_null() { shared.launcher } else { latch };
-        if latch.is_null() {
-            return (Err(NotStored::NoWorker), latch);
-        }
         let alike =
             |s: &Slot| s.state == SlotState::Pending && s.database == database && s.coalescing_key == coalescing_key;
         if coalescing_key != 0 {

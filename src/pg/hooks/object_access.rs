@@ -13,6 +13,7 @@ use crate::pg::{audit, compat, relation, tenants, trigger};
 use crate::policy::backend::Trust;
 use crate::policy::command::{self, DestructiveCommand, Target};
 use crate::policy::rules::{Attempt, Refusal};
+use crate::policy::set::Verdict;
 use crate::policy::surface::TableClass;
 
 /// `ConstraintRelationId`, which the bindings lack.
@@ -163,7 +164,7 @@ unsafe extern "C-unwind" fn truncate(oid: pg_sys::Oid) -> *const Report {
 fn reaches_others(session: &Session, attempt: impl FnOnce() -> Attempt) -> Option<Refusal> {
     let backend = session.who.identity.name()?;
     let default_owner = session.policy.set.default_owner.as_deref()?;
-    tenants::share_all();
+    let taken = tenants::share_all();
     let (tenant, owner, freeze) = match session.catalog.tenant_beyond(backend, trigger::now()) {
         Some((tenant, state)) => (Some(tenant), state.owner, state.freeze),
         None if default_owner != backend => (None, Some(default_owner.to_owned()), None),
@@ -171,8 +172,12 @@ fn reaches_others(session: &Session, attempt: impl FnOnce() -> Attempt) -> Optio
     };
     let ours = owner.as_deref() == Some(backend);
     let attempt = Attempt { tenant, owner, ..attempt() };
-    Some(match freeze.filter(|_| ours) {
+    let refusal = match freeze.filter(|_| ours) {
         Some(freeze) => Refusal::tenant_frozen(attempt, &freeze.reason),
         None => Refusal::truncate_reaches(attempt),
-    })
+    };
+    if taken && session.policy.set.verdict(&refusal) == Verdict::Refuse {
+        tenants::let_go_of_all();
+    }
+    Some(refusal)
 }
