@@ -56,10 +56,12 @@ struct Drain {
     pid: i32,
     /// The worker's latch; null until it runs.
     latch: *mut pg_sys::Latch,
+    /// Whether it has committed events: however it ends, it wasn't for what they are.
+    stored: bool,
 }
 
 impl Drain {
-    const UNUSED: Drain = Drain { database: pg_sys::InvalidOid, pid: 0, latch: ptr::null_mut() };
+    const UNUSED: Drain = Drain { database: pg_sys::InvalidOid, pid: 0, latch: ptr::null_mut(), stored: false };
 }
 
 #[repr(C)]
@@ -347,7 +349,7 @@ pub(super) fn claim_undrained() -> Vec<pg_sys::Oid> {
 }
 
 /// A drain has ended, however it ended: what it had taken is pending again. Returns whether it failed: one
-/// that ran dry took its entry back itself.
+/// that ran dry took its entry back itself, and one that stored events first was ended from outside.
 pub(super) fn drain_ended(database: pg_sys::Oid) -> bool {
     let Some(shared) = shared() else { return false };
     locked(shared, |shared, slots| {
@@ -356,8 +358,8 @@ pub(super) fn drain_ended(database: pg_sys::Oid) -> bool {
         }
         let mut failed = false;
         for entry in shared.drains.iter_mut().filter(|d| d.database == database) {
+            failed |= !entry.stored;
             *entry = Drain::UNUSED;
-            failed = true;
         }
         failed
     })
@@ -437,7 +439,12 @@ pub(super) fn take(database: pg_sys::Oid, limit: usize) -> Vec<Taken> {
 /// The taken events are committed (or given up): whoever waits may go on.
 pub(super) fn release(taken: &[Taken]) {
     let Some(shared) = shared() else { return };
-    locked(shared, |_, slots| {
+    // SAFETY: a plain read; the launcher has no database.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    locked(shared, |shared, slots| {
+        for entry in shared.drains.iter_mut().filter(|d| d.database != pg_sys::InvalidOid && d.database == database) {
+            entry.stored = true;
+        }
         for t in taken {
             let slot = &mut slots[t.slot];
             // It may have been made pending again, and even been taken by another drain, meanwhile.
