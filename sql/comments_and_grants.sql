@@ -6,6 +6,7 @@ COMMENT ON TABLE holdfast.mode_override IS 'Exceptions from the global mode';
 COMMENT ON TABLE holdfast.identity IS 'Which sessions belong to which backend';
 COMMENT ON TABLE holdfast.classified_table IS 'Whose rows each table holds';
 COMMENT ON TABLE holdfast.write_permission IS 'What each unproven backend may write';
+COMMENT ON TABLE holdfast.backend_limit IS 'How much each unproven backend may write';
 COMMENT ON TABLE holdfast.ownership IS 'Tenants that differ from the default owner or have history';
 COMMENT ON TABLE holdfast.ownership_change IS 'Every cutover, rollback, freeze and unfreeze';
 COMMENT ON TABLE holdfast.event IS 'Every refusal and would-be refusal';
@@ -16,6 +17,7 @@ COMMENT ON VIEW holdfast.identities IS 'Identity rules in the order in which the
 COMMENT ON VIEW holdfast.tenants IS 'Tenants that differ from the default owner or have history';
 COMMENT ON VIEW holdfast.ownership_history IS 'Every cutover, rollback, freeze and unfreeze, newest first';
 COMMENT ON VIEW holdfast.write_surface IS 'What each unproven backend may write';
+COMMENT ON VIEW holdfast.limits IS 'How much each unproven backend may write; null = no limit';
 COMMENT ON VIEW holdfast.coverage IS 'Every table, whose rows it holds, and whether its guard stands';
 COMMENT ON VIEW holdfast.blocked_writes IS 'Every refusal and would-be refusal, newest first';
 COMMENT ON VIEW holdfast.blocked_summary IS 'Refusals and would-be refusals, counted by hour, backend, rule, table and tenant';
@@ -35,6 +37,7 @@ COMMENT ON FUNCTION holdfast.exempt_table IS 'Takes a table out of the guard, or
 COMMENT ON FUNCTION holdfast.unguard_table IS 'Makes a table unclassified again';
 COMMENT ON FUNCTION holdfast.allow_writes IS 'Lets a backend run commands on a table, on some of its columns or all';
 COMMENT ON FUNCTION holdfast.disallow_writes IS 'Takes commands on a table back from a backend';
+COMMENT ON FUNCTION holdfast.set_limits IS 'Limits how much an unproven backend may write; -1 lifts a limit';
 COMMENT ON FUNCTION holdfast.owner_of IS 'The backend that owns a tenant';
 COMMENT ON FUNCTION holdfast.cutover IS 'Hands a tenant to another backend; writers are held for max_pause at most';
 COMMENT ON FUNCTION holdfast.rollback_cutover IS 'Hands a tenant back to the backend that owned it before';

@@ -63,7 +63,11 @@ CREATE TABLE holdfast.classified_table (
     -- The relation as a bare number: where it differs, the row came out of a dump.
     classified_oid oid NOT NULL,
     classified_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    CHECK ((class = 'tenant') = (tenant_column IS NOT NULL)),
+    -- Where the tenant isn't in a column: the column of the foreign key that leads to it, or the tenant itself.
+    via text,
+    tenant text COLLATE "C",
+    CHECK ((class = 'tenant') = (pg_catalog.num_nonnulls(tenant_column, via, tenant) = 1)),
+    CHECK (class = 'tenant' OR pg_catalog.num_nonnulls(tenant_column, via, tenant) = 0),
     CHECK (class = 'exempt' OR backend IS NULL)
 );
 
@@ -73,6 +77,18 @@ CREATE TABLE holdfast.write_permission (
     command text NOT NULL CHECK (command IN ('insert', 'update', 'delete')),
     columns text[],
     PRIMARY KEY (backend, relation, command)
+);
+
+-- Null = unlimited; a backend without a row has the defaults. Times in milliseconds.
+CREATE TABLE holdfast.backend_limit (
+    backend text PRIMARY KEY REFERENCES holdfast.backend,
+    rows_per_statement bigint CHECK (rows_per_statement >= 0),
+    rows_per_transaction bigint CHECK (rows_per_transaction >= 0),
+    tenants_per_statement bigint DEFAULT 1 CHECK (tenants_per_statement >= 0),
+    cascade_rows bigint CHECK (cascade_rows >= 0),
+    statement_timeout bigint CHECK (statement_timeout > 0),
+    lock_timeout bigint CHECK (lock_timeout > 0),
+    idle_in_transaction_timeout bigint CHECK (idle_in_transaction_timeout > 0)
 );
 
 -- A tenant has a row when it differs from the default owner or has history. Look-ups compare bytes, hence "C".
@@ -139,6 +155,7 @@ SELECT pg_catalog.pg_extension_config_dump('holdfast.identity', 'WHERE role IS N
 SELECT pg_catalog.pg_extension_config_dump('holdfast.identity_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.classified_table', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.write_permission', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.backend_limit', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.ownership', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.ownership_change', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.ownership_change_id_seq', '');

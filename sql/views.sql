@@ -62,6 +62,15 @@ SELECT p.backend, p.relation, c.class, p.command, p.columns
 FROM holdfast.write_permission p LEFT JOIN holdfast.classified_table c USING (relation)
 ORDER BY p.backend, p.relation::text, p.command;
 
+CREATE VIEW holdfast.limits AS
+SELECT b.backend, b.trust, l.rows_per_statement, l.rows_per_transaction,
+    CASE WHEN l.backend IS NULL THEN 1 ELSE l.tenants_per_statement END AS tenants_per_statement, l.cascade_rows,
+    l.statement_timeout * interval '1 millisecond' AS statement_timeout,
+    l.lock_timeout * interval '1 millisecond' AS lock_timeout,
+    l.idle_in_transaction_timeout * interval '1 millisecond' AS idle_in_transaction_timeout
+FROM holdfast.backend b LEFT JOIN holdfast.backend_limit l USING (backend)
+ORDER BY b.added_at, b.backend;
+
 -- Every table of the database but the system's and our own; a finding is what a DBA should look at.
 CREATE VIEW holdfast.coverage AS
 SELECT r.oid::regclass AS relation, coalesce(c.class, 'unclassified') AS class, c.tenant_column, c.backend,

@@ -9,6 +9,7 @@ mod access;
 mod audit;
 mod guarding;
 mod identity;
+mod limits;
 mod migration;
 mod ownership;
 mod surface;

@@ -10,6 +10,7 @@ use pgrx::{FromDatum, Inet, pg_sys};
 use super::session;
 use crate::policy::backend::Backend;
 use crate::policy::identity::{IdentityRule, Network};
+use crate::policy::limits::Limits;
 use crate::policy::mode::{Modes, Override};
 use crate::policy::ownership::{Freeze, TenantState};
 use crate::policy::set::PolicySet;
@@ -25,6 +26,7 @@ pub struct Catalog {
     identity: pg_sys::Oid,
     classified_table: pg_sys::Oid,
     write_permission: pg_sys::Oid,
+    backend_limit: pg_sys::Oid,
     ownership: pg_sys::Oid,
     ownership_key: pg_sys::Oid,
     /// The schema that holds them.
@@ -51,6 +53,10 @@ pub struct Classification {
     pub backend: Option<String>,
     /// The table's oid when it was classified. A restored table has another.
     pub classified_oid: u32,
+    /// Of a tenant table whose tenant is its parent row's: a column of the foreign key.
+    pub via: Option<String>,
+    /// Of a table whose rows all belong to one tenant.
+    pub tenant: Option<String>,
 }
 
 impl Catalog {
@@ -77,6 +83,7 @@ impl Catalog {
             identity: relation(c"identity"),
             classified_table: relation(c"classified_table"),
             write_permission: relation(c"write_permission"),
+            backend_limit: relation(c"backend_limit"),
             ownership: relation(c"ownership"),
             ownership_key: relation(c"ownership_pkey"),
             schema,
@@ -90,8 +97,16 @@ impl Catalog {
     }
 
     /// The tables that make up the policy, but for ownership.
-    pub fn policy_tables(&self) -> [pg_sys::Oid; 6] {
-        [self.migration, self.backend, self.mode_override, self.identity, self.classified_table, self.write_permission]
+    pub fn policy_tables(&self) -> [pg_sys::Oid; 7] {
+        [
+            self.migration,
+            self.backend,
+            self.mode_override,
+            self.identity,
+            self.classified_table,
+            self.write_permission,
+            self.backend_limit,
+        ]
     }
 
     /// The table of owners.
@@ -149,6 +164,20 @@ impl Catalog {
                 policy.permissions.push(permission);
             }
         });
+        scan(self.backend_limit, |row| {
+            let Some(backend) = row.text(0) else { return };
+            let limit = |column| (!row.is_null(column)).then(|| u64::try_from(row.int8(column)).unwrap_or(0));
+            let limits = Limits {
+                rows_per_statement: limit(1),
+                rows_per_transaction: limit(2),
+                tenants_per_statement: limit(3),
+                cascade_rows: limit(4),
+                statement_timeout: limit(5),
+                lock_timeout: limit(6),
+                idle_in_transaction_timeout: limit(7),
+            };
+            policy.limits.push((backend, limits));
+        });
         policy
     }
 
@@ -162,6 +191,8 @@ impl Catalog {
                 tenant_column: row.text(2),
                 backend: row.text(3),
                 classified_oid: row.oid(4).to_u32(),
+                via: row.text(6),
+                tenant: row.text(7),
             };
             classifications.push((row.oid(0).to_u32(), classification));
         });

@@ -10,6 +10,7 @@
 //! | [`ownership`] | who may write a tenant; whether a cutover may start |
 //! | [`surface`] | which tables, commands and columns a backend may write |
 //! | [`command`] | which commands and plans an unproven backend may run |
+//! | [`limits`] | how much a backend may write |
 //! | [`mode`] | whether a broken rule is ignored, recorded or refused |
 //! | [`rules`] | the name, SQLSTATE and wording of every refusal |
 //! | [`events`] | what is recorded of a refusal |
@@ -19,6 +20,7 @@ pub mod backend;
 pub mod command;
 pub mod events;
 pub mod identity;
+pub mod limits;
 pub mod mode;
 pub mod ownership;
 pub mod rules;

@@ -2,6 +2,7 @@
 
 use super::backend::Backend;
 use super::identity::{Claims, Identity, IdentityRule, Login, identify};
+use super::limits::Limits;
 use super::mode::{Mode, Modes};
 use super::rules::Refusal;
 use super::surface::Permission;
@@ -21,6 +22,8 @@ pub struct PolicySet {
     pub modes: Modes,
     /// The write surface of all backends.
     pub permissions: Vec<Permission>,
+    /// The limits that were set, by backend.
+    pub limits: Vec<(String, Limits)>,
 }
 
 /// What to do about a refusal.
@@ -52,6 +55,11 @@ impl PolicySet {
             Mode::Observe => Verdict::Record,
             Mode::Enforce => Verdict::Refuse,
         }
+    }
+
+    /// The limits of a backend.
+    pub fn limits_of(&self, backend: &str) -> &Limits {
+        self.limits.iter().find(|(of, _)| of == backend).map_or(&Limits::DEFAULT, |(_, limits)| limits)
     }
 
     /// What was allowed on one table.

@@ -1,6 +1,7 @@
 //! object_access: each object that a DROP removes and each table that a TRUNCATE empties, whichever way it is reached:
 //! CASCADE, DROP OWNED, a function, a DO block.
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
@@ -20,6 +21,17 @@ use crate::policy::surface::TableClass;
 const CONSTRAINTS: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
 
 static NEXT: OnceCell<pg_sys::object_access_hook_type> = OnceCell::new();
+
+thread_local! {
+    /// The table that this TRUNCATE was checked for last. Postgres asks again when catalogs changed while it waited for the
+    /// table's lock, and one attempt is one event.
+    static TRUNCATED: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+}
+
+/// A TRUNCATE begins.
+pub(super) fn truncate_begins() {
+    TRUNCATED.set(pg_sys::InvalidOid);
+}
 
 pub(super) fn install() {
     // SAFETY: _PG_init runs on the postmaster's only thread.
@@ -132,6 +144,9 @@ pub(super) fn is_temporary(relation: pg_sys::Oid) -> bool {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn truncate(oid: pg_sys::Oid) -> *const Report {
+    if TRUNCATED.replace(oid) == oid {
+        return ptr::null();
+    }
     let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
     let Some(relation) = relation::facts(&session, oid).filter(|r| !r.beside_the_point) else { return ptr::null() };
     let identity = &session.who.identity;

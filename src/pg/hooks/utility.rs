@@ -38,8 +38,11 @@ unsafe extern "C-unwind" fn process_utility(
     // gave.
     unsafe {
         executor::not_explained();
-        if (*(*pstmt).utilityStmt).type_ == pg_sys::NodeTag::T_DropStmt && !session::inert() {
-            report::raise(check_drop((*pstmt).utilityStmt.cast()));
+        let statement = (*pstmt).utilityStmt;
+        match (*statement).type_ {
+            pg_sys::NodeTag::T_DropStmt if !session::inert() => report::raise(check_drop(statement.cast())),
+            pg_sys::NodeTag::T_TruncateStmt => object_access::truncate_begins(),
+            _ => {}
         }
         match NEXT.get() {
             Some(Some(next)) => {

@@ -7,7 +7,12 @@ use std::fmt::{self, Write};
 use std::str::FromStr;
 
 use super::backend::UnknownWord;
-use super::surface::GuardState;
+
+mod commands;
+mod limits;
+mod ownership;
+mod surface;
+mod tampering;
 
 macro_rules! rules {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $sqlstate:literal;)*) => {
@@ -43,11 +48,19 @@ rules! {
     OutsideSurface = "outside_surface", "WG010";
     /// A write to rows that belong to every tenant.
     GlobalWrite = "global_write", "WG011";
+    /// A statement that writes more tenants than it may.
+    CrossTenant = "cross_tenant", "WG012";
+    /// More rows than a statement or a transaction may write.
+    RowBudget = "row_budget", "WG013";
+    /// A DELETE or UPDATE whose foreign keys reach further than it may.
+    Cascade = "cascade", "WG014";
     /// An UPDATE or DELETE that no condition limits.
     UnfilteredWrite = "unfiltered_write", "WG015";
-    /// TRUNCATE or DROP.
+    /// A command that destroys more than rows, or that reaches beyond the database.
     DestructiveCommand = "destructive_command", "WG016";
-    /// A guarded table whose guard is missing or switched off.
+    /// A setting that would loosen a guard.
+    ForbiddenSetting = "forbidden_setting", "WG022";
+    /// A guard that is missing or switched off, or a command that would make it so.
     GuardTampering = "guard_tampering", "WG023";
 }
 
@@ -125,142 +138,6 @@ impl Refusal {
     fn new(rule: Rule, attempt: Attempt, message: String, reason: &str, hint: String) -> Refusal {
         let detail = detail(rule, &attempt, reason);
         Refusal { rule, message, detail, hint, attempt }
-    }
-
-    /// `not_owner`: the tenant belongs to another backend.
-    pub fn not_owner(attempt: Attempt) -> Refusal {
-        let (backend, tenant, owner) = (name(&attempt.backend), name(&attempt.tenant), name(&attempt.owner));
-        let message = format!("backend \"{backend}\" may not write tenant \"{tenant}\"");
-        let hint = format!(
-            "Retry on backend \"{owner}\", or hand the tenant over: SELECT holdfast.cutover({}, {});",
-            literal(tenant),
-            literal(backend)
-        );
-        Refusal::new(Rule::NotOwner, attempt, message, "", hint)
-    }
-
-    /// `tenant_frozen`: nobody may write the tenant now.
-    pub fn tenant_frozen(attempt: Attempt, reason: &str) -> Refusal {
-        let tenant = name(&attempt.tenant);
-        let message = format!("tenant \"{tenant}\" is frozen");
-        let hint = format!(
-            "Retry when the freeze has ended; an operator ends it with SELECT holdfast.unfreeze({});",
-            literal(tenant)
-        );
-        let reason = format!("The tenant is frozen: {reason}.");
-        Refusal::new(Rule::TenantFrozen, attempt, message, &reason, hint)
-    }
-
-    /// `unidentified`: the session's own claim names no backend.
-    pub fn unknown_claim(attempt: Attempt) -> Refusal {
-        let message = "the setting holdfast.backend names no backend, so this session may not write guarded tables";
-        let hint = "Name a registered backend, or none: RESET holdfast.backend;".to_owned();
-        Refusal::new(Rule::Unidentified, attempt, message.to_owned(), "", hint)
-    }
-
-    /// `unidentified`: no identity rule matches and there is no default backend.
-    pub fn unidentified(attempt: Attempt, login_role: &str) -> Refusal {
-        let message = format!("role \"{login_role}\" belongs to no backend and may not write guarded tables");
-        let hint =
-            format!("Say which backend it is: SELECT holdfast.add_identity('...', role => {});", literal(login_role));
-        Refusal::new(Rule::Unidentified, attempt, message, "", hint)
-    }
-
-    /// `outside_surface`: the table is guarded, but this command (or these columns) were not allowed.
-    pub fn outside_surface(attempt: Attempt, columns: &Columns) -> Refusal {
-        let (message, hint) = not_allowed(&attempt, columns);
-        let reason = match columns.beyond.as_slice() {
-            [] => String::new(),
-            beyond => format!("Outside the write surface: {}.", beyond.join(", ")),
-        };
-        Refusal::new(Rule::OutsideSurface, attempt, message, &reason, hint)
-    }
-
-    /// `outside_surface`: nobody has said yet what the table is.
-    pub fn unclassified(attempt: Attempt) -> Refusal {
-        let (message, _) = not_allowed(&attempt, &Columns::default());
-        let table = table_literal(&attempt);
-        let hint = format!(
-            "Classify the table first: SELECT holdfast.guard_table({table}, tenant_column => '...'); or holdfast.guard_global({table}), or holdfast.exempt_table({table})."
-        );
-        Refusal::new(Rule::OutsideSurface, attempt, message, "The table is unclassified.", hint)
-    }
-
-    /// `outside_surface`: the backend is retired.
-    pub fn retired(attempt: Attempt) -> Refusal {
-        let backend = name(&attempt.backend);
-        let message = format!("backend \"{backend}\" is retired and may not write");
-        let hint =
-            format!("Stop its clients, or bring it back: SELECT holdfast.set_trust({}, 'unproven');", literal(backend));
-        Refusal::new(Rule::OutsideSurface, attempt, message, "", hint)
-    }
-
-    /// `outside_surface`: the table is private to another backend.
-    pub fn private_to(attempt: Attempt, other: &str) -> Refusal {
-        let (message, _) = not_allowed(&attempt, &Columns::default());
-        let reason = format!("The table is private to backend \"{other}\".");
-        Refusal::new(Rule::OutsideSurface, attempt, message, &reason, format!("Write it through backend \"{other}\"."))
-    }
-
-    /// `global_write`: a table whose rows belong to everybody.
-    pub fn global_table(attempt: Attempt, columns: &Columns) -> Refusal {
-        let backend = name(&attempt.backend);
-        let message = format!("backend \"{backend}\" may not {} global table \"{}\"", verb(&attempt), table(&attempt));
-        let (_, hint) = not_allowed(&attempt, columns);
-        Refusal::new(Rule::GlobalWrite, attempt, message, "Rows of the table belong to every tenant.", hint)
-    }
-
-    /// `global_write`: a row of a tenant table that has no tenant.
-    pub fn global_row(attempt: Attempt, tenant_column: &str) -> Refusal {
-        let backend = name(&attempt.backend);
-        let message =
-            format!("backend \"{backend}\" may not {} global rows of table \"{}\"", attempt.command, table(&attempt));
-        let reason = format!("Column \"{tenant_column}\" is null, so the row belongs to every tenant.");
-        let hint = format!("Set \"{tenant_column}\", or have a proven backend write the row.");
-        Refusal::new(Rule::GlobalWrite, attempt, message, &reason, hint)
-    }
-
-    /// `unfiltered_write`: every row of the table would be written.
-    pub fn unfiltered_write(attempt: Attempt) -> Refusal {
-        let message = format!("{} without a condition on table \"{}\"", attempt.command, table(&attempt));
-        let hint = "Add a WHERE clause that limits the rows, for example to one tenant.".to_owned();
-        Refusal::new(Rule::UnfilteredWrite, attempt, message, "No condition limits the rows of the table.", hint)
-    }
-
-    /// `destructive_command`. `object` is worded as Postgres words it, for example `table public.agents`.
-    pub fn destructive_command(attempt: Attempt, object: &str) -> Refusal {
-        let backend = name(&attempt.backend);
-        let message = format!("backend \"{backend}\" may not {} {object}", attempt.command);
-        let hint = "Have a database administrator run it through a role of a proven backend.".to_owned();
-        Refusal::new(Rule::DestructiveCommand, attempt, message, "", hint)
-    }
-
-    /// `not_owner`: TRUNCATE reaches every tenant, and some belong to another backend or are frozen.
-    pub fn truncate_reaches(attempt: Attempt) -> Refusal {
-        let backend = name(&attempt.backend);
-        let message =
-            format!("backend \"{backend}\" may not TRUNCATE table \"{}\" of other owners' tenants", table(&attempt));
-        let reason = match &attempt.tenant {
-            Some(tenant) => format!("It may hold rows of tenant \"{tenant}\", among others."),
-            None => "It may hold rows of every tenant that was never handed over.".to_owned(),
-        };
-        let reason = reason.as_str();
-        let hint = "Delete the rows of your own tenants instead: DELETE ... WHERE names them.".to_owned();
-        Refusal::new(Rule::NotOwner, attempt.clone(), message, reason, hint)
-    }
-
-    /// `guard_tampering`: the table is registered, but its trigger can't be relied on.
-    pub fn guard_tampering(attempt: Attempt, state: GuardState, tenant_column: &str) -> Refusal {
-        let message = format!("the guard of table \"{}\" {}", table(&attempt), state.predicate());
-        let put_back = format!("SELECT holdfast.guard_table({}, {});", table_literal(&attempt), literal(tenant_column));
-        let hint = match state {
-            GuardState::Overtaken => format!(
-                "Drop the triggers that fire after it, or rename them so that they sort before it; if it was renamed itself: {put_back}"
-            ),
-            GuardState::Columnless => format!("Name the column that holds the tenant now: {put_back}"),
-            _ => format!("Put it back: {put_back}"),
-        };
-        Refusal::new(Rule::GuardTampering, attempt, message, "", hint)
     }
 }
 
@@ -355,6 +232,7 @@ fn literal(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::surface::GuardState;
     use super::*;
 
     fn attempt(command: &str) -> Attempt {
@@ -376,8 +254,12 @@ mod tests {
             ("unidentified", "WG003"),
             ("outside_surface", "WG010"),
             ("global_write", "WG011"),
+            ("cross_tenant", "WG012"),
+            ("row_budget", "WG013"),
+            ("cascade", "WG014"),
             ("unfiltered_write", "WG015"),
             ("destructive_command", "WG016"),
+            ("forbidden_setting", "WG022"),
             ("guard_tampering", "WG023"),
         ];
         let actual: Vec<_> = Rule::ALL.iter().map(|r| (r.name(), r.sqlstate())).collect();
