@@ -66,6 +66,9 @@ CREATE TABLE holdfast.classified_table (
     -- Where the tenant isn't in a column: the column of the foreign key that leads to it, or the tenant itself.
     via text,
     tenant text COLLATE "C",
+    -- Where that foreign key leads.
+    parent regclass,
+    CHECK ((via IS NULL) = (parent IS NULL)),
     CHECK ((class = 'tenant') = (pg_catalog.num_nonnulls(tenant_column, via, tenant) = 1)),
     CHECK (class = 'tenant' OR pg_catalog.num_nonnulls(tenant_column, via, tenant) = 0),
     CHECK (class = 'exempt' OR backend IS NULL)
@@ -153,7 +156,7 @@ SELECT pg_catalog.pg_extension_config_dump('holdfast.backend', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.mode_override', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.identity', 'WHERE role IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = role)');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.identity_id_seq', '');
-SELECT pg_catalog.pg_extension_config_dump('holdfast.classified_table', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.classified_table', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation) AND (parent IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = parent))');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.write_permission', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.backend_limit', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.ownership', '');

@@ -5,36 +5,144 @@ use pgrx::{PgSqlErrorCode, default, pg_extern, search_path};
 use super::surface::has_surface;
 use super::{affected, execute, facts, fetch, known_backend, required};
 use crate::pg::locks::{self, TableLock};
-use crate::pg::relation::{self, ColumnProblem, Unguardable};
+use crate::pg::parents::{NoLink, ParentLink};
+use crate::pg::relation::{self, ColumnProblem, Locate, Unguardable};
 use crate::pg::report::error;
 use crate::pg::session::Session;
 use crate::pg::trigger::GUARD_NAME;
 use crate::pg::types::Regclass;
-use crate::policy::surface::GuardState;
+use crate::policy::surface::{GuardState, TableClass, TenantSource};
 use crate::policy::tenant::TenantType;
 
 /// How often a table's lock is asked for, 50 ms each, before giving up: about 15 s with the pauses in between.
 const LOCK_ATTEMPTS: u32 = 20;
 
-/// Guards a table whose rows belong to the tenant in `tenant_column`, partitions included. Repairs a guard that was
-/// damaged; does nothing where all is well.
+/// Guards a table whose rows belong to tenants, partitions included. What names a row's tenant is one of: the column
+/// `tenant_column`; the foreign key with the column `via`, which leads to the row of another guarded table; `tenant`, to
+/// whom all rows belong. Repairs a guard that was damaged; does nothing where all is well.
 #[pg_extern(security_definer)]
 #[search_path(pg_catalog, pg_temp)]
-fn guard_table(relation: Option<Regclass>, tenant_column: Option<&str>) {
+fn guard_table(
+    relation: Option<Regclass>,
+    tenant_column: default!(Option<&str>, "NULL"),
+    via: default!(Option<&str>, "NULL"),
+    tenant: default!(Option<&str>, "NULL"),
+) {
     let session = facts();
     let relation = guardable(&session, required(relation, "relation"));
-    let column = required(tenant_column, "tenant_column");
-    if let Err(problem) = relation::check_tenant_column(relation.0, column) {
-        refuse_column(relation, column, problem);
-    }
+    let source = match (tenant_column, via, tenant) {
+        (Some(column), None, None) => TenantSource::Column(column.to_owned()),
+        (None, Some(via), None) => TenantSource::Parent(via.to_owned()),
+        (None, None, Some(tenant)) if !tenant.is_empty() => TenantSource::Constant(tenant.to_owned()),
+        _ => error(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("say in one way whose the rows of table \"{}\" are", name(relation)),
+            "",
+            "Give one of tenant_column (a column), via (a column of the foreign key to the parent row) and tenant (a tenant's key).",
+        ),
+    };
+    guard_as(&session, relation, &source);
+}
+
+/// As [`guard_table`], for a relation that can be guarded.
+pub(super) fn guard_as(session: &Session, relation: Regclass, source: &TenantSource) {
+    let parent = lead_to_tenants(session, relation, source);
     lock(relation, TableLock::ShareRowExclusive);
-    put_trigger(&session, relation);
-    classify(relation, "tenant", Some(column), None);
+    put_trigger(session, relation);
+    classify(relation, "tenant", Some((source, parent)), None);
     // Inheritance children are tables of their own, which get no copy of the trigger.
-    for child in relation::inheritors(relation.0).into_iter().filter(|child| !relation::is_partition(*child)) {
-        put_trigger(&session, Regclass(child));
-        classify(Regclass(child), "tenant", Some(column), None);
+    for child in children(relation) {
+        let parent = lead_to_tenants(session, child, source);
+        put_trigger(session, child);
+        classify(child, "tenant", Some((source, parent)), None);
     }
+}
+
+fn children(relation: Regclass) -> impl Iterator<Item = Regclass> {
+    let inheritors = relation::inheritors(relation.0).into_iter();
+    inheritors.filter(|child| !relation::is_partition(*child)).map(Regclass)
+}
+
+/// Whether a table has what names its rows' tenants; the parent table, where it is a foreign key.
+fn lead_to_tenants(session: &Session, relation: Regclass, source: &TenantSource) -> Option<Regclass> {
+    match source {
+        TenantSource::Column(column) => {
+            if let Err(problem) = relation::check_tenant_column(relation.0, column) {
+                refuse_column(relation, column, problem);
+            }
+            None
+        }
+        TenantSource::Parent(via) => match ParentLink::find(relation.0, via) {
+            Ok(link) => Some(guarded_parent(session, relation, via, Regclass(link.parent))),
+            Err(problem) => refuse_via(relation, via, problem),
+        },
+        TenantSource::Constant(_) => None,
+    }
+}
+
+/// The parent, if it is a tenant table whose own tenants don't come from `relation`.
+fn guarded_parent(session: &Session, relation: Regclass, via: &str, parent: Regclass) -> Regclass {
+    let facts = relation::facts(session, parent.0);
+    let of_tenants = facts.as_ref().is_some_and(|f| matches!(f.table.class, TableClass::Tenant(_)));
+    let leads = facts.is_some_and(|f| !matches!(f.locate, Locate::Nowhere));
+    let (detail, hint) = if !of_tenants {
+        ("Its rows have no tenants.", format!("Guard it first: SELECT holdfast.guard_table('{}', ...);", name(parent)))
+    } else if !leads || leads_back(session, relation, parent) {
+        (
+            "No row with a tenant is at the end of this way.",
+            "Guard the tables from the tenants' own table on.".to_owned(),
+        )
+    } else {
+        return parent;
+    };
+    error(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("column \"{via}\" of table \"{}\" leads to table \"{}\"", name(relation), name(parent)),
+        detail,
+        hint,
+    )
+}
+
+/// Whether the way from `parent` to its tenants passes through `relation`.
+fn leads_back(session: &Session, relation: Regclass, parent: Regclass) -> bool {
+    let mut at = parent.0;
+    for _ in 0..=relation::LONGEST_PATH {
+        if at == relation.0 {
+            return true;
+        }
+        match relation::facts(session, at).as_deref().map(|facts| &facts.locate) {
+            Some(Locate::Parent(link)) => at = link.parent,
+            _ => return false,
+        }
+    }
+    true
+}
+
+fn refuse_via(relation: Regclass, via: &str, problem: NoLink) -> ! {
+    let table = name(relation);
+    let (code, detail, hint) = match problem {
+        NoLink::NoColumn => (
+            PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+            "The table has no column of this name.",
+            "Name a column of the foreign key that leads to the row with the tenant.",
+        ),
+        NoLink::NoForeignKey => (
+            PgSqlErrorCode::ERRCODE_INVALID_FOREIGN_KEY,
+            "No foreign key of the table has this column.",
+            "Create the foreign key (NOT VALID is enough), or name a column that has one.",
+        ),
+        NoLink::Ambiguous => (
+            PgSqlErrorCode::ERRCODE_AMBIGUOUS_PARAMETER,
+            "Several foreign keys have this column, and they refer to different tables.",
+            "Name a column that only the right one has.",
+        ),
+        NoLink::Types => (
+            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+            "The foreign key's column and the one that it refers to are of types that only a conversion can compare.",
+            "Give both the same type.",
+        ),
+    };
+    error(code, format!("column \"{via}\" of table \"{table}\" leads to no tenant"), detail, hint)
 }
 
 /// Sees to it that a table has the guard's trigger, under its name and enabled always. Its lock, which no trigger can change
@@ -83,8 +191,18 @@ fn drop_triggers(relation: Regclass) {
 fn guard_global(relation: Option<Regclass>) {
     let session = facts();
     let relation = guardable(&session, required(relation, "relation"));
-    drop_triggers(relation);
+    guard_as_global(&session, relation);
+}
+
+/// As [`guard_global`], for a relation that can be guarded. It has the trigger too, so that its rows are counted.
+pub(super) fn guard_as_global(session: &Session, relation: Regclass) {
+    lock(relation, TableLock::ShareRowExclusive);
+    put_trigger(session, relation);
     classify(relation, "global", None, None);
+    for child in children(relation) {
+        put_trigger(session, child);
+        classify(child, "global", None, None);
+    }
 }
 
 /// Takes a table out of the guard, or makes it private to one backend.
@@ -206,13 +324,35 @@ fn lock(relation: Regclass, lock: TableLock) {
     }
 }
 
-fn classify(relation: Regclass, class: &str, tenant_column: Option<&str>, backend: Option<&str>) {
+fn classify(
+    relation: Regclass,
+    class: &str,
+    tenants: Option<(&TenantSource, Option<Regclass>)>,
+    backend: Option<&str>,
+) {
+    let (source, parent) = tenants.map_or((None, None), |(source, parent)| (Some(source), parent));
+    let (column, via, tenant) = match source {
+        Some(TenantSource::Column(column)) => (Some(column.as_str()), None, None),
+        Some(TenantSource::Parent(via)) => (None, Some(via.as_str()), None),
+        Some(TenantSource::Constant(tenant)) => (None, None, Some(tenant.as_str())),
+        None => (None, None, None),
+    };
     execute(
-        "INSERT INTO holdfast.classified_table (relation, class, tenant_column, backend, classified_oid)
-         VALUES ($1, $2, $3, $4, $1::pg_catalog.oid)
+        "INSERT INTO holdfast.classified_table
+             (relation, class, tenant_column, backend, classified_oid, via, tenant, parent)
+         VALUES ($1, $2, $3, $4, $1::pg_catalog.oid, $5, $6, $7)
          ON CONFLICT (relation) DO UPDATE SET class = excluded.class, tenant_column = excluded.tenant_column,
-             backend = excluded.backend, classified_oid = excluded.classified_oid, classified_at = excluded.classified_at",
-        &[relation.into(), class.into(), tenant_column.into(), backend.into()],
+             backend = excluded.backend, classified_oid = excluded.classified_oid, classified_at = excluded.classified_at,
+             via = excluded.via, tenant = excluded.tenant, parent = excluded.parent",
+        &[
+            relation.into(),
+            class.into(),
+            column.into(),
+            backend.into(),
+            via.into(),
+            tenant.into(),
+            parent.into(),
+        ],
     );
 }
 

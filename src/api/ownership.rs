@@ -10,9 +10,8 @@ use crate::pg::handover::{self, Exclusive, NoLock};
 use crate::pg::report::error;
 use crate::pg::session::Session;
 use crate::pg::types::PgLsn;
-use crate::pg::{relation, trigger};
+use crate::pg::{keys, relation, trigger};
 use crate::policy::ownership::{CutoverError, check_cutover};
-use crate::policy::surface::TableClass;
 use crate::policy::tenant::{TenantKey, TenantType};
 
 /// How long freeze() and unfreeze() wait for open transactions of the tenant, in milliseconds.
@@ -336,10 +335,7 @@ fn canonical(session: &Session, input: &str) -> TenantKey {
         .policy
         .classified
         .keys()
-        .filter_map(|oid| match relation::facts(session, Oid::from(*oid))?.table.class {
-            TableClass::Tenant { of, .. } => Some(of),
-            _ => None,
-        })
+        .filter_map(|oid| relation::facts(session, Oid::from(*oid))?.key_type())
         .collect();
     types.sort_unstable();
     types.dedup();
@@ -349,7 +345,7 @@ fn canonical(session: &Session, input: &str) -> TenantKey {
     }
     let key = match types.iter().find_map(|of| of.parse(input).ok().map(|key| (*of, key))) {
         // Citext is the only type whose canonical form the pure layer doesn't know.
-        Some((TenantType::Text | TenantType::Citext, _)) if types.contains(&TenantType::Citext) => trigger::fold(input),
+        Some((TenantType::Text | TenantType::Citext, _)) if types.contains(&TenantType::Citext) => keys::fold(input),
         Some((_, key)) => key,
         // Where nothing is guarded yet, any text may be a key.
         None if types.is_empty() => TenantKey::text(input),

@@ -92,5 +92,5 @@ fn columns_of(session: &Session, relation: Regclass, columns: Vec<Option<String>
 
 /// Whether a permission on a table of this class can have any effect.
 pub(super) fn has_surface(class: &TableClass) -> bool {
-    matches!(class, TableClass::Tenant { .. } | TableClass::Global)
+    matches!(class, TableClass::Tenant(_) | TableClass::Global)
 }

@@ -1,15 +1,13 @@
-//! Reads the extension's own tables by scanning them, as Postgres reads its catalogs: no SPI, hence no planner, no
-//! privileges of the session's role, no recursion into our own hooks, and always today's rows, whatever snapshot a
-//! REPEATABLE READ transaction has.
+//! The extension's own tables.
 
 use std::ffi::CStr;
-use std::ptr;
 
-use pgrx::{FromDatum, Inet, pg_sys};
+use pgrx::pg_sys;
 
+use super::scan::{AsOf, Key, Row, scan, scan_with};
 use super::session;
 use crate::policy::backend::Backend;
-use crate::policy::identity::{IdentityRule, Network};
+use crate::policy::identity::IdentityRule;
 use crate::policy::limits::Limits;
 use crate::policy::mode::{Modes, Override};
 use crate::policy::ownership::{Freeze, TenantState};
@@ -57,6 +55,8 @@ pub struct Classification {
     pub via: Option<String>,
     /// Of a table whose rows all belong to one tenant.
     pub tenant: Option<String>,
+    /// The table that the foreign key leads to.
+    pub parent: Option<u32>,
 }
 
 impl Catalog {
@@ -193,6 +193,7 @@ impl Catalog {
                 classified_oid: row.oid(4).to_u32(),
                 via: row.text(6),
                 tenant: row.text(7),
+                parent: (!row.is_null(8)).then(|| row.oid(8).to_u32()),
             };
             classifications.push((row.oid(0).to_u32(), classification));
         });
@@ -200,19 +201,18 @@ impl Catalog {
     }
 
     /// Reads one tenant's row as it is now. The caller holds the tenant's lock, which is what makes "now" mean
-    /// something; with it, `SnapshotSelf` can't meet a row in the middle of a change, and it neither takes a snapshot
+    /// something; with it, [`AsOf::Instant`] can't meet a row in the middle of a change, and it neither takes a snapshot
     /// nor leaves predicate locks in a SERIALIZABLE transaction.
     pub fn tenant_state(&self, tenant: &TenantKey) -> Option<TenantState> {
-        // SAFETY: SnapshotSelfData is a constant of the server.
-        self.read_tenant(tenant, &raw mut pg_sys::SnapshotSelfData)
+        self.read_tenant(tenant, AsOf::Instant)
     }
 
     /// Reads one tenant's row as it was last committed, for those who hold no lock and only want to know.
     pub fn committed_tenant_state(&self, tenant: &TenantKey) -> Option<TenantState> {
-        self.read_tenant(tenant, ptr::null_mut())
+        self.read_tenant(tenant, AsOf::Snapshot)
     }
 
-    fn read_tenant(&self, tenant: &TenantKey, snapshot: pg_sys::Snapshot) -> Option<TenantState> {
+    fn read_tenant(&self, tenant: &TenantKey, as_of: AsOf) -> Option<TenantState> {
         let key = tenant.as_str();
         let mut state = None;
         let read = |row: &Row| {
@@ -220,7 +220,15 @@ impl Catalog {
             let freeze = row.text(4).map(|reason| Freeze { reason, until });
             state = Some(TenantState { owner: row.text(1), previous_owner: row.text(2), freeze });
         };
-        scan_with(self.ownership, Some((self.ownership_key, key)), snapshot, read);
+        let key = pgrx::IntoDatum::into_datum(key).unwrap_or(pg_sys::Datum::from(0));
+        let mut keys = [Key {
+            column: 1,
+            function: pg_sys::Oid::from(pg_sys::F_TEXTEQ),
+            collation: pg_sys::C_COLLATION_OID,
+            ..Key::of(key)
+        }
+        .prepare()];
+        scan_with(self.ownership, Some(self.ownership_key), &mut keys, as_of, read);
         state
     }
 
@@ -228,9 +236,7 @@ impl Catalog {
     /// tenants.
     pub fn tenant_beyond(&self, backend: &str, now: i64) -> Option<(String, TenantState)> {
         let mut beyond = None;
-        // SAFETY: as above.
-        let snapshot = &raw mut pg_sys::SnapshotSelfData;
-        scan_with(self.ownership, None, snapshot, |row| {
+        scan_with(self.ownership, None, &mut [], AsOf::Instant, |row| {
             if beyond.is_some() {
                 return;
             }
@@ -242,103 +248,5 @@ impl Catalog {
             }
         });
         beyond
-    }
-}
-
-/// A row, deformed.
-struct Row {
-    values: Vec<pg_sys::Datum>,
-    nulls: Vec<bool>,
-}
-
-impl Row {
-    fn is_null(&self, column: usize) -> bool {
-        self.nulls.get(column).copied().unwrap_or(true)
-    }
-
-    fn read<T: FromDatum>(&self, column: usize) -> Option<T> {
-        let value = *self.values.get(column)?;
-        // SAFETY: the callers name the column's type as sql/tables.sql declares it.
-        unsafe { T::from_datum(value, self.is_null(column)) }
-    }
-
-    fn text(&self, column: usize) -> Option<String> {
-        self.read(column)
-    }
-
-    fn parsed<T: std::str::FromStr>(&self, column: usize) -> Option<T> {
-        self.text(column)?.parse().ok()
-    }
-
-    fn texts(&self, column: usize) -> Option<Vec<String>> {
-        self.read::<Vec<Option<String>>>(column).map(|texts| texts.into_iter().flatten().collect())
-    }
-
-    fn int4(&self, column: usize) -> i32 {
-        self.read(column).unwrap_or_default()
-    }
-
-    fn int8(&self, column: usize) -> i64 {
-        self.read(column).unwrap_or_default()
-    }
-
-    fn oid(&self, column: usize) -> pg_sys::Oid {
-        self.read(column).unwrap_or(pg_sys::InvalidOid)
-    }
-
-    fn network(&self, column: usize) -> Option<Network> {
-        Network::parse(&self.read::<Inet>(column)?.0)
-    }
-}
-
-/// Scans a table with a fresh catalog snapshot.
-fn scan(table: pg_sys::Oid, each: impl FnMut(&Row)) {
-    scan_with(table, None, ptr::null_mut(), each);
-}
-
-fn scan_with(
-    table: pg_sys::Oid,
-    key: Option<(pg_sys::Oid, &str)>,
-    snapshot: pg_sys::Snapshot,
-    mut each: impl FnMut(&Row),
-) {
-    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: systable_beginscan is how the server reads a table by a given snapshot (a null one means a fresh catalog
-    // snapshot); the scan key lives as long as the scan, and the tuple is deformed before the next is fetched. If an error
-    // is raised in between, the resource owner closes scan and table.
-    unsafe {
-        let relation = pg_sys::try_table_open(table, lock);
-        if relation.is_null() {
-            // The extension is being dropped; its invalidation has just arrived.
-            return;
-        }
-        let mut scan_key = pg_sys::ScanKeyData::default();
-        let (index, keys) = match key {
-            None => (pg_sys::InvalidOid, 0),
-            Some((index, text)) => {
-                pg_sys::ScanKeyInit(
-                    &mut scan_key,
-                    1,
-                    pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-                    pg_sys::Oid::from(pg_sys::F_TEXTEQ),
-                    pgrx::IntoDatum::into_datum(text).unwrap_or(pg_sys::Datum::from(0)),
-                );
-                (index, 1)
-            }
-        };
-        let scan = pg_sys::systable_beginscan(relation, index, keys > 0, snapshot, keys, &mut scan_key);
-        let descriptor = (*relation).rd_att;
-        let columns = usize::try_from((*descriptor).natts).unwrap_or(0);
-        let mut row = Row { values: vec![pg_sys::Datum::from(0); columns], nulls: vec![true; columns] };
-        loop {
-            let tuple = pg_sys::systable_getnext(scan);
-            if tuple.is_null() {
-                break;
-            }
-            pg_sys::heap_deform_tuple(tuple, descriptor, row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
-            each(&row);
-        }
-        pg_sys::systable_endscan(scan);
-        pg_sys::table_close(relation, lock);
     }
 }

@@ -11,6 +11,19 @@ use pgrx::pg_sys;
 unsafe extern "C-unwind" {
     /// executor/executor.h.
     pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, eflags: c_int);
+    /// executor/executor.h.
+    #[cfg(not(feature = "pg18"))]
+    pub fn standard_ExecutorRun(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+        once: bool,
+    );
+    /// executor/executor.h.
+    #[cfg(feature = "pg18")]
+    pub fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64);
+    /// executor/executor.h.
+    pub fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
     /// tcop/utility.h.
     pub fn standard_ProcessUtility(
         pstmt: *mut pg_sys::PlannedStmt,
@@ -46,6 +59,8 @@ unsafe extern "C-unwind" {
     pub fn str_tolower(text: *const c_char, length: usize, collation: pg_sys::Oid) -> *mut c_char;
     /// catalog/partition.h.
     pub fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
+    /// catalog/partition.h.
+    pub fn index_get_partition(partition: pg_sys::Relation, index: pg_sys::Oid) -> pg_sys::Oid;
     /// catalog/pg_inherits.h.
     pub fn find_all_inheritors(
         parent: pg_sys::Oid,
@@ -80,8 +95,14 @@ pub const USER_TIMEOUT: c_int = if cfg!(any(feature = "pg15", feature = "pg16"))
 #[allow(clippy::unnecessary_cast, reason = "necessary from version 16 on")]
 pub const ACL_TRUNCATE: pg_sys::AclMode = pg_sys::ACL_TRUNCATE as pg_sys::AclMode;
 
+/// `ConstraintRelationId` of catalog/pg_constraint_d.h.
+pub const CONSTRAINTS: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
+
 /// `Anum_pg_constraint_conrelid` of catalog/pg_constraint_d.h.
 pub const CONSTRAINED_TABLE: pg_sys::AttrNumber = if cfg!(feature = "pg18") { 9 } else { 8 };
+
+/// `Anum_pg_constraint_conindid`: the index that a foreign key refers to.
+pub const CONSTRAINT_INDEX: pg_sys::AttrNumber = CONSTRAINED_TABLE + 2;
 
 /// What one range table entry wants to write.
 #[derive(Clone, Copy)]

@@ -122,6 +122,22 @@ pub fn intend(patience: Patience) -> Result<(), NotHad> {
     wait_stepping_back(Tag::all(), INTENT, patience)
 }
 
+/// Takes a tenant's lock exclusively for a writer, who may share it already. In a deadlock Postgres chooses who fails.
+///
+/// # Errors
+/// [`TimedOut`]; as for [`share`].
+pub fn exclude_others(tag: Tag, patience: Patience) -> Result<(), TimedOut> {
+    wait_for(tag, EXCLUSIVE, patience)
+}
+
+/// As [`exclude_others`], for those who share all tenants.
+///
+/// # Errors
+/// As for [`share`].
+pub fn announce(patience: Patience) -> Result<(), TimedOut> {
+    wait_for(Tag::all(), INTENT, patience)
+}
+
 /// Waits so that a deadlock with writers costs the cutover its turn, and no writer its transaction.
 fn wait_stepping_back(tag: Tag, mode: pg_sys::LOCKMODE, patience: Patience) -> Result<(), NotHad> {
     let recheck = DeadlockRecheck::start();

@@ -4,6 +4,10 @@
 //! |---|---|
 //! | [`hooks`] | save the previous hook, check, forward |
 //! | [`trigger`] | the row guard |
+//! | [`cascade`] | how foreign keys led to a row |
+//! | [`keys`] | tenant keys as they lie in rows |
+//! | [`parents`] | the tenant of a row by its foreign key |
+//! | [`statement`] | counts what a statement of the client writes |
 //! | [`tenants`] | the writer's side of the ownership protocol |
 //! | [`handover`] | the exclusive side: cutover, freeze |
 //! | [`subtransaction`] | work that may fail without failing the transaction |
@@ -11,7 +15,8 @@
 //! | [`session`] | who this session is; the policy in force |
 //! | [`relation`] | whose rows a table holds |
 //! | [`plan`] | what a plan tree says |
-//! | [`catalog`] | reads the extension's tables without SPI |
+//! | [`scan`] | reads tables without SPI |
+//! | [`catalog`] | the extension's tables |
 //! | [`invalidation`] | when to read them again |
 //! | [`audit`] | hands events to the worker, which commits them |
 //! | [`report`] | raises a refusal |
@@ -21,17 +26,22 @@
 #![allow(unsafe_code, reason = "this is the layer that calls Postgres; the others can't")]
 
 pub mod audit;
+pub mod cascade;
 pub mod catalog;
 pub mod compat;
 pub mod gucs;
 pub mod handover;
 pub mod hooks;
 pub mod invalidation;
+pub mod keys;
 pub mod locks;
+pub mod parents;
 pub mod plan;
 pub mod relation;
 pub mod report;
+pub mod scan;
 pub mod session;
+pub mod statement;
 pub mod subtransaction;
 pub mod tenants;
 pub mod trigger;

@@ -4,6 +4,48 @@ use pgrx::pg_sys;
 
 use super::compat;
 
+/// The table that a statement writes, or the first of them; InvalidOid for one that writes none. A plain frame.
+///
+/// # Safety
+/// The executor has been started for `query`.
+pub unsafe fn target(query: *const pg_sys::QueryDesc) -> pg_sys::Oid {
+    // SAFETY: the caller vouches for the query; the indexes are those of its range table, whose entries are written.
+    unsafe {
+        let statement = (*query).plannedstmt;
+        if compat::list_length((*statement).resultRelations) == 0 {
+            return pg_sys::InvalidOid;
+        }
+        let index = list_nth_int((*statement).resultRelations, 0);
+        (*compat::list_nth((*statement).rtable, index - 1).cast::<pg_sys::RangeTblEntry>()).relid
+    }
+}
+
+/// Whether a statement has an INSERT ... ON CONFLICT DO UPDATE. A plain frame.
+///
+/// # Safety
+/// The executor has been started for `query`.
+pub unsafe fn upserts(query: *const pg_sys::QueryDesc) -> bool {
+    // SAFETY: as in unfiltered_writes().
+    unsafe {
+        let statement = (*query).plannedstmt;
+        let inserts = (*query).operation == pg_sys::CmdType::CMD_INSERT || (*statement).hasModifyingCTE;
+        let subplans = (*statement).subplans;
+        inserts
+            && (is_upsert((*statement).planTree)
+                || (*statement).hasModifyingCTE
+                    && (0..compat::list_length(subplans)).any(|n| is_upsert(compat::list_nth(subplans, n).cast())))
+    }
+}
+
+unsafe fn is_upsert(top: *const pg_sys::Plan) -> bool {
+    // SAFETY: a node is cast to the type that its tag names.
+    unsafe {
+        !top.is_null()
+            && (*top).type_ == pg_sys::NodeTag::T_ModifyTable
+            && (*top.cast::<pg_sys::ModifyTable>()).onConflictAction == pg_sys::OnConflictAction::ONCONFLICT_UPDATE
+    }
+}
+
 /// An UPDATE or DELETE that reads every row of its table.
 pub struct UnfilteredWrite {
     /// `UPDATE` or `DELETE`.

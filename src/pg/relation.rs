@@ -1,16 +1,18 @@
 //! Whose rows a table holds, read from the catalogs and cached until the table or the policy changes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::catalog::Classification;
+use super::parents::ParentLink;
 use super::session::{self, Policy, Session};
 use super::{compat, invalidation, trigger};
 use crate::policy::rules::TableName;
-use crate::policy::surface::{GuardState, Table, TableClass};
-use crate::policy::tenant::TenantType;
+use crate::policy::surface::{GuardState, Table, TableClass, TenantSource};
+use crate::policy::tenant::{TenantKey, TenantType};
 
 /// A relation as the guard sees it.
 pub struct Relation {
@@ -20,10 +22,40 @@ pub struct Relation {
     pub beside_the_point: bool,
     /// The table that was classified: itself or, for a partition, an ancestor.
     pub classified: pg_sys::Oid,
-    /// The tenant column's number in this very table, which differs between partitions; 0 if there is none.
-    pub tenant_attnum: i16,
-    /// The partitions and children whose guards were looked at with its own.
-    parts: Vec<pg_sys::Oid>,
+    /// Where a row's tenant is found, in this very table: columns are numbered differently in partitions.
+    pub locate: Locate,
+    /// Whether rows of other tables get their tenants from rows of this one.
+    pub is_parent: bool,
+    /// The other relations that were looked at to find this out: partitions and children for their guards, parents.
+    depends_on: Vec<pg_sys::Oid>,
+}
+
+/// Where a row's tenant is found.
+pub enum Locate {
+    /// Nowhere: the table isn't a tenant table, or has lost what told.
+    Nowhere,
+    /// In a column.
+    Column {
+        /// Its number.
+        attnum: i16,
+        /// The family of its type.
+        of: TenantType,
+    },
+    /// In the parent row.
+    Parent(ParentLink),
+    /// Here: all rows belong to this tenant.
+    Constant(TenantKey),
+}
+
+impl Relation {
+    /// The type of the tenant keys that the table itself holds.
+    pub fn key_type(&self) -> Option<TenantType> {
+        match self.locate {
+            Locate::Column { of, .. } => Some(of),
+            Locate::Constant(_) => Some(TenantType::Text),
+            Locate::Nowhere | Locate::Parent(_) => None,
+        }
+    }
 }
 
 thread_local! {
@@ -35,7 +67,7 @@ pub(super) fn forget(relation: pg_sys::Oid) {
     RELATIONS.with(|r| {
         if let Ok(mut relations) = r.try_borrow_mut() {
             relations.remove(&relation.to_u32());
-            relations.retain(|_, whole| !whole.parts.contains(&relation));
+            relations.retain(|_, other| !other.depends_on.contains(&relation));
         }
     });
 }
@@ -49,17 +81,36 @@ pub(super) fn forget_all() {
     });
 }
 
-/// Looks a relation up. The caller's statement holds a lock on it; none when it is gone all the same.
+/// How many foreign keys a path to a tenant may have.
+pub const LONGEST_PATH: u32 = 16;
+
+/// Looks a relation up. The caller's statement holds a lock on it; none when it is gone all the same, and for one to which
+/// foreign keys lead in a circle.
 pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
+    thread_local! {
+        static DEPTH: Cell<u32> = const { Cell::new(0) };
+    }
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            DEPTH.set(DEPTH.get() - 1);
+        }
+    }
+    if DEPTH.get() >= LONGEST_PATH {
+        return None;
+    }
+    DEPTH.set(DEPTH.get() + 1);
+    let _leave = Leave;
     if let Some(known) = RELATIONS.with(|r| r.borrow().get(&oid.to_u32()).cloned()) {
         return Some(known);
     }
     let generation = invalidation::relation_generation();
     let own = Entry::read(oid)?;
     let classified = classified_as(&session.policy, oid, own.partition);
-    let (class, tenant_attnum) = class_of(&session.policy, oid, classified);
-    let parts =
-        if own.has_children && matches!(class, TableClass::Tenant { .. }) { inheritors(oid) } else { Vec::new() };
+    let class = class_of(&session.policy, classified);
+    let mut depends_on = Vec::new();
+    let locate = locate(session, oid, &class, &mut depends_on);
+    let parts = if own.has_children && class.guarded() { inheritors(oid) } else { Vec::new() };
     let mut guard = own.guard;
     for part in &parts {
         // Rows that are written through this table land there as well.
@@ -68,9 +119,13 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
     if guard == GuardState::Missing && restored(&session.policy, classified) {
         guard = GuardState::Unrestored;
     }
-    if matches!(class, TableClass::Tenant { .. }) && tenant_attnum == 0 {
-        guard = GuardState::Columnless;
+    if let (TableClass::Tenant(source), Locate::Nowhere) = (&class, &locate) {
+        guard = match source {
+            TenantSource::Parent(_) => GuardState::Pathless,
+            TenantSource::Column(_) | TenantSource::Constant(_) => GuardState::Columnless,
+        };
     }
+    depends_on.extend(parts);
     let name_of = |oid| Entry::read(oid).map(|entry| entry.name);
     let stands_for_it = if classified == oid { None } else { name_of(classified) };
     let writable = matches!(
@@ -82,8 +137,10 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
         // The extension's own tables are protected by privileges.
         beside_the_point: own.temporary || !writable || own.schema == session.catalog.schema,
         classified,
-        tenant_attnum,
-        parts,
+        locate,
+        is_parent: session.policy.parents.contains(&oid.to_u32())
+            || session.policy.parents.contains(&classified.to_u32()),
+        depends_on,
     });
     // An invalidation that came in while we read may be about this very relation.
     if invalidation::relation_generation() == generation && session::is_current(&session.policy) {
@@ -163,28 +220,58 @@ fn classified_as(policy: &Policy, oid: pg_sys::Oid, partition: bool) -> pg_sys::
     if !partition {
         return oid;
     }
-    // SAFETY: a catalog look-up for a relation that is a partition.
-    let ancestors = unsafe { compat::guarded(|| compat::get_partition_ancestors(oid)) };
-    // SAFETY: a list of oids, the nearest ancestor first.
-    let length = unsafe { compat::list_length(ancestors) };
-    // SAFETY: n is within the list.
-    let topmost_first = (0..length).rev().map(|n| unsafe { compat::list_nth_oid(ancestors, n) });
-    { topmost_first }.find(|ancestor| policy.classified.contains_key(&ancestor.to_u32())).unwrap_or(oid)
+    let above = ancestors(oid);
+    above.into_iter().rev().find(|above| policy.classified.contains_key(&above.to_u32())).unwrap_or(oid)
 }
 
-fn class_of(policy: &Policy, oid: pg_sys::Oid, classified: pg_sys::Oid) -> (TableClass, i16) {
-    let Some(classification) = policy.classified.get(&classified.to_u32()) else {
-        return (TableClass::Unclassified, 0);
-    };
-    match (classification.class.as_str(), &classification.tenant_column) {
-        ("global", _) => (TableClass::Global, 0),
-        ("exempt", _) => (TableClass::Exempt { backend: classification.backend.clone() }, 0),
-        ("tenant", Some(column)) => {
-            // Without the column nobody knows any more whose rows these are: `facts` makes that a damaged guard.
-            let (attnum, of) = column_of(oid, column).unwrap_or((0, TenantType::Integer));
-            (TableClass::Tenant { column: column.clone(), of }, attnum)
+/// The tables that a partition is part of, the nearest first; none for what isn't a partition.
+pub fn ancestors(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    // SAFETY: catalog look-ups; only a partition has ancestors.
+    let list = unsafe {
+        if !pg_sys::get_rel_relispartition(oid) {
+            return Vec::new();
         }
-        _ => (TableClass::Unclassified, 0),
+        compat::guarded(|| compat::get_partition_ancestors(oid))
+    };
+    // SAFETY: a list of oids.
+    let length = unsafe { compat::list_length(list) };
+    // SAFETY: n is within the list.
+    (0..length).map(|n| unsafe { compat::list_nth_oid(list, n) }).collect()
+}
+
+fn class_of(policy: &Policy, classified: pg_sys::Oid) -> TableClass {
+    let Some(classification) = policy.classified.get(&classified.to_u32()) else { return TableClass::Unclassified };
+    let Classification { class, tenant_column, via, tenant, backend, .. } = classification;
+    match (class.as_str(), tenant_column, via, tenant) {
+        ("global", ..) => TableClass::Global,
+        ("exempt", ..) => TableClass::Exempt { backend: backend.clone() },
+        ("tenant", Some(column), ..) => TableClass::Tenant(TenantSource::Column(column.clone())),
+        ("tenant", None, Some(via), _) => TableClass::Tenant(TenantSource::Parent(via.clone())),
+        ("tenant", None, None, Some(tenant)) => TableClass::Tenant(TenantSource::Constant(tenant.clone())),
+        _ => TableClass::Unclassified,
+    }
+}
+
+/// Where a table's rows have their tenants; nowhere makes the guard a damaged one.
+fn locate(session: &Session, oid: pg_sys::Oid, class: &TableClass, depends_on: &mut Vec<pg_sys::Oid>) -> Locate {
+    match class {
+        TableClass::Tenant(TenantSource::Column(column)) => {
+            column_of(oid, column).map_or(Locate::Nowhere, |(attnum, of)| Locate::Column { attnum, of })
+        }
+        TableClass::Tenant(TenantSource::Parent(via)) => {
+            let Ok(link) = ParentLink::find(oid, via) else { return Locate::Nowhere };
+            depends_on.push(link.parent);
+            // The parent must be guarded itself, up to where a row names its tenant.
+            let Some(parent) = facts(session, link.parent) else { return Locate::Nowhere };
+            depends_on.extend(&parent.depends_on);
+            if parent.is_parent && !matches!(parent.locate, Locate::Nowhere) {
+                Locate::Parent(link)
+            } else {
+                Locate::Nowhere
+            }
+        }
+        TableClass::Tenant(TenantSource::Constant(tenant)) => Locate::Constant(TenantKey::text(tenant)),
+        _ => Locate::Nowhere,
     }
 }
 

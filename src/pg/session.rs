@@ -5,7 +5,7 @@
 //! error.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use pgrx::{Inet, direct_function_call, pg_sys};
 use super::catalog::{Catalog, Classification, Installation};
 use super::{gucs, invalidation};
 use crate::policy::identity::{Claims, Identity, Login};
+use crate::policy::limits::Limits;
 use crate::policy::set::PolicySet;
 
 /// What a hook or the row guard needs to know of the session.
@@ -34,6 +35,8 @@ pub struct Policy {
     pub set: PolicySet,
     /// How each classified table is classified.
     pub classified: BTreeMap<u32, Classification>,
+    /// The tables from whose rows those of others get their tenants.
+    pub parents: BTreeSet<u32>,
 }
 
 /// The session's identity and what follows from it.
@@ -44,6 +47,13 @@ pub struct Who {
     pub login_role: String,
     /// Whether no rule is on for it.
     pub all_off: bool,
+}
+
+impl Session {
+    /// The limits of its backend.
+    pub fn limits(&self) -> &Limits {
+        self.who.identity.name().map_or(&Limits::DEFAULT, |backend| self.policy.set.limits_of(backend))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -181,8 +191,9 @@ fn policy(catalog: &Catalog) -> Rc<Policy> {
     }
     loop {
         let before = invalidation::policy_generation();
-        let classified = catalog.load_classifications().into_iter().collect();
-        let policy = Rc::new(Policy { set: catalog.load_policy(), classified });
+        let classified: BTreeMap<_, _> = catalog.load_classifications().into_iter().collect();
+        let parents = classified.values().filter_map(|c| c.parent).collect();
+        let policy = Rc::new(Policy { set: catalog.load_policy(), classified, parents });
         // A change that was committed while we read makes what we read a mixture.
         if invalidation::policy_generation() == before {
             STATE.with(|s| *s.policy.borrow_mut() = Some(policy.clone()));

@@ -12,7 +12,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::locks::{self, Patience, Tag};
 use super::session::Session;
-use super::{gucs, invalidation, report};
+use super::{gucs, invalidation, keys, parents, report};
 use crate::policy::ownership::{Freeze, TenantState};
 use crate::policy::tenant::TenantKey;
 
@@ -53,14 +53,13 @@ thread_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The tenant of a column value, with its lock held. `raw` identifies the value within this database: a tag for the
-/// column's type and the value's bytes. `key` makes the canonical key, on a miss.
-pub fn hold(session: &Session, raw: &[u8], key: impl FnOnce() -> TenantKey) -> Rc<Tenant> {
+/// The tenant of a raw key, with its lock held.
+pub fn hold(session: &Session, raw: &[u8]) -> Rc<Tenant> {
     if let Some(tenant) = held(raw) {
         return tenant;
     }
     if !shares_all() && held_one_by_one() < ESCALATE_AFTER {
-        let key = key();
+        let key = keys::canonical(raw);
         wait(Tag::tenant(&key), Some(&key));
         // Whoever changed this tenant's owner sent the invalidation before releasing the lock that we have just got.
         // SAFETY: inside a transaction.
@@ -71,7 +70,30 @@ pub fn hold(session: &Session, raw: &[u8], key: impl FnOnce() -> TenantKey) -> R
     }
     // From here on no owner can change, so what is remembered stays true without a look at invalidations.
     share_all();
-    remembered(raw).unwrap_or_else(|| read(session, raw, key()))
+    remembered(raw).unwrap_or_else(|| read(session, raw, keys::canonical(raw)))
+}
+
+/// Whether the lock that keeps a tenant as it is is held already.
+pub fn holds(raw: &[u8]) -> bool {
+    shares_all() || held(raw).is_some()
+}
+
+/// Waits until no other session writes any of these tenants, and keeps others from it until the transaction ends: one of
+/// their rows is about to move to another, and with it all rows that have it for a parent.
+pub fn exclude_writers_of(tenants: &[Rc<Tenant>]) {
+    let mut tags: Vec<_> = tenants.iter().map(|tenant| (Tag::tenant(&tenant.key), Some(&tenant.key))).collect();
+    // In one order, so that two that move rows between the same tenants don't wait for each other.
+    tags.sort_unstable_by_key(|(tag, _)| tag.halves());
+    tags.dedup_by_key(|(tag, _)| tag.halves());
+    let milliseconds = gucs::hold_timeout();
+    for (tag, tenant) in tags {
+        if locks::exclude_others(tag, Patience { milliseconds }).is_err() {
+            not_in_time(tenant, milliseconds);
+        }
+    }
+    if locks::announce(Patience { milliseconds }).is_err() {
+        not_in_time(None, milliseconds);
+    }
 }
 
 /// Shares the lock on all tenants until the (sub)transaction ends. Returns whether it wasn't shared before.
@@ -99,6 +121,10 @@ fn wait(tag: Tag, tenant: Option<&TenantKey>) {
     if locks::share(tag, Patience { milliseconds }).is_ok() {
         return;
     }
+    not_in_time(tenant, milliseconds)
+}
+
+fn not_in_time(tenant: Option<&TenantKey>, milliseconds: i32) -> ! {
     let what = tenant.map_or_else(|| "all tenants".to_owned(), |t| format!("tenant \"{t}\""));
     report::error(
         PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
@@ -222,6 +248,7 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _:
                 *held = None;
             }
         });
+        parents::forget();
     }
 }
 
@@ -234,6 +261,9 @@ unsafe extern "C-unwind" fn subtransaction_ended(
 ) {
     use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
     let ended = nesting_level();
+    if event == SUBXACT_EVENT_ABORT_SUB {
+        parents::forget();
+    }
     HELD.with(|h| {
         let Ok(mut held) = h.try_borrow_mut() else { return };
         let Some(held) = held.as_mut() else { return };

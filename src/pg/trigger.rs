@@ -11,15 +11,19 @@ use std::rc::Rc;
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::relation::Relation;
+use super::keys::{self, Raw};
+use super::parents::{self, Whose};
+use super::relation::{Locate, Relation};
 use super::report::{self, Report};
 use super::session::{self, Session};
-use super::{audit, compat, relation, tenants};
+use super::{audit, cascade, compat, relation, statement, tenants};
+use crate::policy::backend::Trust;
+use crate::policy::limits::{self, Passed};
 use crate::policy::ownership::{self, Owned};
-use crate::policy::rules::{Attempt, TableName};
+use crate::policy::rules::{Attempt, Refusal, TableName};
 use crate::policy::set::Verdict;
 use crate::policy::surface::{TableClass, WriteCommand};
-use crate::policy::tenant::{TenantKey, TenantType};
+use crate::policy::tenant::TenantType;
 
 /// The trigger's name. `~` is the last printable ASCII character.
 pub const GUARD_NAME: &str = "~holdfast_guard";
@@ -37,15 +41,54 @@ const REMEMBERED: usize = 40;
 /// What one statement knows of one table, in the trigger's `fn_extra`.
 #[repr(C)]
 struct RowGuard {
-    /// The statement needs no look at its rows.
-    bypass: bool,
-    of: TenantType,
-    attnum: c_int,
     /// Names this statement's facts in [`FACTS`].
     statement: u64,
-    /// The raw key of the last row that passed; `length` 0 = none. A raw key has its type's tag, so it is never empty.
+    /// Whether rows have tenants to be checked.
+    checks: bool,
+    /// How the rows of one tenant are told from the next one's.
+    memo: Memo,
+    /// Whether rows of other tables follow a row of this one to another tenant.
+    moves: bool,
+    /// Whether rows are counted, because they are limited.
+    counts: bool,
+    /// Whether a foreign key led here.
+    cascaded: bool,
+    /// Whether an UPDATE after an INSERT is of the same row: ON CONFLICT.
+    upserts: bool,
+    /// What the last counted row was.
+    counted: Counted,
+    /// The limits.
+    limits: RowLimits,
+    /// The raw value of the last row that passed; `length` 0 = none.
     length: usize,
     last: [u8; REMEMBERED],
+}
+
+/// What makes a row pass without a closer look, if it was the same in the row that passed before.
+#[derive(Clone, Copy)]
+enum Memo {
+    /// This column, of a type of this family: the tenant column, or a foreign key that consists of it.
+    Column(c_int, TenantType),
+    /// Nothing more: all rows of the table are of one tenant.
+    Table,
+    /// Nothing short of a look at the row.
+    Nothing,
+}
+
+/// The last event that counted, for those that belong to the same row.
+#[derive(Clone, Copy)]
+enum Counted {
+    Nothing,
+    Insert,
+    Update(pg_sys::ItemPointerData),
+}
+
+/// No limit is `u64::MAX`.
+#[derive(Clone, Copy)]
+struct RowLimits {
+    statement: u64,
+    cascaded: u64,
+    transaction: u64,
 }
 
 thread_local! {
@@ -73,19 +116,63 @@ pub unsafe extern "C-unwind" fn holdfast_guard_row(fcinfo: pg_sys::FunctionCallI
         let event = (*data).tg_event & pg_sys::TRIGGER_EVENT_OPMASK;
         let updated = event == pg_sys::TRIGGER_EVENT_UPDATE;
         let result = if updated { (*data).tg_newtuple } else { (*data).tg_trigtuple };
-        if !(*guard).bypass {
+        if (*guard).checks {
             let row = (*data).tg_trigslot;
             if !passes(guard, row) {
                 report::raise(check(fcinfo, row));
             }
             if updated {
                 let new = (*data).tg_newslot;
-                if !passes(guard, new) && !same_tenant(guard, row, new) {
-                    report::raise(check(fcinfo, new));
+                if !same_tenant(guard, row, new) {
+                    if !passes(guard, new) {
+                        report::raise(check(fcinfo, new));
+                    }
+                    if (*guard).moves {
+                        move_row(fcinfo);
+                    }
                 }
             }
         }
+        if (*guard).counts && is_another_row(guard, event, (*data).tg_trigtuple) {
+            let rows = statement::count_row((*guard).cascaded);
+            let limits = &(*guard).limits;
+            if rows.statement > limits.statement
+                || rows.transaction > limits.transaction
+                || rows.cascaded > limits.cascaded
+            {
+                report::raise(check_count(fcinfo));
+            }
+        }
         pg_sys::Datum::from(result)
+    }
+}
+
+/// Whether an event is about another row than the one that was counted last: a conflicting row is inserted, then updated,
+/// and one that moves to another partition updated, deleted, then inserted. A plain frame.
+unsafe fn is_another_row(guard: *mut RowGuard, event: pg_sys::TriggerEvent, row: pg_sys::HeapTuple) -> bool {
+    // SAFETY: the caller gives this statement's guard and the trigger's row.
+    unsafe {
+        let before = std::mem::replace(&mut (*guard).counted, Counted::Nothing);
+        let moving = statement::moving(false);
+        match event {
+            pg_sys::TRIGGER_EVENT_INSERT => {
+                (*guard).counted = Counted::Insert;
+                !moving
+            }
+            pg_sys::TRIGGER_EVENT_UPDATE => {
+                (*guard).counted = Counted::Update((*row).t_self);
+                !((*guard).upserts && matches!(before, Counted::Insert))
+            }
+            _ => {
+                let mut own = (*row).t_self;
+                let same = match before {
+                    Counted::Update(mut updated) => pg_sys::ItemPointerEquals(&mut updated, &mut own),
+                    _ => false,
+                };
+                statement::moving(same);
+                !same
+            }
+        }
     }
 }
 
@@ -100,12 +187,17 @@ pub extern "C-unwind" fn pg_finfo_holdfast_guard_row() -> *const pg_sys::Pg_finf
 unsafe fn passes(guard: *const RowGuard, slot: *mut pg_sys::TupleTableSlot) -> bool {
     // SAFETY: the caller gives this statement's guard and one of the trigger's slots.
     unsafe {
-        let Some(value) = column(slot, (*guard).attnum) else { return false };
         let length = (*guard).length;
-        match raw_bytes((*guard).of, value) {
+        let (attnum, of) = match (*guard).memo {
+            Memo::Column(attnum, of) => (attnum, of),
+            Memo::Table => return length > 0,
+            Memo::Nothing => return false,
+        };
+        let Some(value) = column(slot, attnum) else { return false };
+        match keys::look(of, value) {
             Raw::Bytes(bytes) => {
                 length == bytes.len() + 1
-                    && (&(*guard).last)[0] == tag((*guard).of)
+                    && (&(*guard).last)[0] == keys::tag(of)
                     && (&(*guard).last)[1..length] == *bytes
             }
             Raw::Integer(number) => length == 9 && (&(*guard).last)[1..9] == number.to_ne_bytes(),
@@ -122,10 +214,14 @@ unsafe fn same_tenant(
 ) -> bool {
     // SAFETY: the caller gives this statement's guard and the trigger's slots.
     unsafe {
-        let (of, attnum) = ((*guard).of, (*guard).attnum);
+        let (attnum, of) = match (*guard).memo {
+            Memo::Column(attnum, of) => (attnum, of),
+            Memo::Table => return true,
+            Memo::Nothing => return false,
+        };
         match (column(old, attnum), column(new, attnum)) {
             (None, None) => true,
-            (Some(old), Some(new)) => match (raw_bytes(of, old), raw_bytes(of, new)) {
+            (Some(old), Some(new)) => match (keys::look(of, old), keys::look(of, new)) {
                 (Raw::Bytes(old), Raw::Bytes(new)) => old == new,
                 (Raw::Integer(old), Raw::Integer(new)) => old == new,
                 _ => false,
@@ -144,45 +240,6 @@ unsafe fn column(slot: *mut pg_sys::TupleTableSlot, attnum: c_int) -> Option<pg_
         }
         let index = attnum as usize - 1;
         (!*(*slot).tts_isnull.add(index)).then(|| *(*slot).tts_values.add(index))
-    }
-}
-
-/// A key as it lies in the row.
-enum Raw<'a> {
-    Bytes(&'a [u8]),
-    Integer(i64),
-    /// Compressed or stored out of line: must be unpacked first.
-    Packed,
-}
-
-unsafe fn raw_bytes<'a>(of: TenantType, value: pg_sys::Datum) -> Raw<'a> {
-    match of {
-        // A narrower integer is stored sign-extended.
-        TenantType::Integer => Raw::Integer(value.value() as i64),
-        // SAFETY: a uuid is 16 bytes; the slot keeps them while the trigger runs.
-        TenantType::Uuid => Raw::Bytes(unsafe { std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), 16) }),
-        TenantType::Text | TenantType::Citext | TenantType::Bytea => {
-            let varlena = value.cast_mut_ptr::<pg_sys::varlena>();
-            // SAFETY: these types are varlenas, and only a plain one is read in place.
-            unsafe {
-                if pgrx::varatt_is_1b_e(varlena) || pgrx::varatt_is_4b_c(varlena) {
-                    Raw::Packed
-                } else {
-                    Raw::Bytes(pgrx::varlena_to_byte_slice(varlena))
-                }
-            }
-        }
-    }
-}
-
-/// Tells apart equal bytes of different types.
-fn tag(of: TenantType) -> u8 {
-    match of {
-        TenantType::Integer => b'i',
-        TenantType::Uuid => b'u',
-        TenantType::Text => b't',
-        TenantType::Citext => b'c',
-        TenantType::Bytea => b'b',
     }
 }
 
@@ -206,14 +263,7 @@ unsafe extern "C-unwind" fn prepare(fcinfo: pg_sys::FunctionCallInfo) -> *mut Ro
     let oid = unsafe { (*data.tg_relation).rd_id };
     let statement = STATEMENTS.get() + 1;
     STATEMENTS.set(statement);
-    let (of, last) = (TenantType::Integer, [0; REMEMBERED]);
-    let mut guard = RowGuard { bypass: true, of, attnum: 0, statement, length: 0, last };
-    if let Some((session, relation)) = statement_facts(statement, oid)
-        && !session.who.all_off
-        && let TableClass::Tenant { of, .. } = relation.table.class
-    {
-        (guard.bypass, guard.of, guard.attnum) = (false, of, c_int::from(relation.tenant_attnum));
-    }
+    let guard = RowGuard::new(statement, oid);
     // SAFETY: fn_mcxt is where a function keeps what should live as long as its call site.
     unsafe {
         let place = pg_sys::MemoryContextAlloc(memory, size_of::<RowGuard>()).cast::<RowGuard>();
@@ -223,48 +273,175 @@ unsafe extern "C-unwind" fn prepare(fcinfo: pg_sys::FunctionCallInfo) -> *mut Ro
     }
 }
 
-/// Decides about a row whose tenant isn't that of the row before.
+impl RowGuard {
+    fn new(statement: u64, table: pg_sys::Oid) -> RowGuard {
+        let mut guard = RowGuard {
+            statement,
+            checks: false,
+            memo: Memo::Nothing,
+            moves: false,
+            counts: false,
+            cascaded: false,
+            upserts: false,
+            counted: Counted::Nothing,
+            limits: RowLimits { statement: u64::MAX, cascaded: u64::MAX, transaction: u64::MAX },
+            length: 0,
+            last: [0; REMEMBERED],
+        };
+        let Some((session, relation)) = statement_facts(statement, table) else { return guard };
+        if session.who.all_off {
+            return guard;
+        }
+        guard.checks = matches!(relation.table.class, TableClass::Tenant(_));
+        guard.memo = match &relation.locate {
+            Locate::Column { attnum, of } => Memo::Column(c_int::from(*attnum), *of),
+            Locate::Constant(_) => Memo::Table,
+            Locate::Parent(link) => match link.columns.as_slice() {
+                [only] => relation::tenant_type(only.of)
+                    .map_or(Memo::Nothing, |of| Memo::Column(c_int::from(only.attnum), of)),
+                _ => Memo::Nothing,
+            },
+            Locate::Nowhere => Memo::Nothing,
+        };
+        guard.moves = relation.is_parent;
+        if relation.is_parent {
+            parents::forget();
+        }
+        if session.who.identity.trust() == Some(Trust::Unproven) {
+            statement::follow();
+            // SAFETY: a plain read. Postgres sets this for its own foreign key queries and for nothing else.
+            guard.cascaded = unsafe { pg_sys::InNoForceRLSOperation() };
+            guard.upserts = statement::frame().upserts;
+            let limits = session.limits();
+            guard.limits = RowLimits {
+                statement: limits.rows_per_statement.unwrap_or(u64::MAX),
+                cascaded: limits.cascade_rows.unwrap_or(u64::MAX),
+                transaction: limits.rows_per_transaction.unwrap_or(u64::MAX),
+            };
+            guard.counts = limits.count_rows();
+        }
+        guard
+    }
+}
+
+/// Decides about a row that doesn't pass at first sight.
 #[pg_guard]
 unsafe extern "C-unwind" fn check(
     fcinfo: pg_sys::FunctionCallInfo,
     slot: *mut pg_sys::TupleTableSlot,
 ) -> *const Report {
-    // SAFETY: prepare() has run at this call site.
-    let (guard, data) = unsafe {
+    // SAFETY: prepare() has run at this call site, and the trigger manager gives an open relation.
+    let (guard, data, oid) = unsafe {
         let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
-        (&mut *(*(*fcinfo).flinfo).fn_extra.cast::<RowGuard>(), data)
+        (&mut *(*(*fcinfo).flinfo).fn_extra.cast::<RowGuard>(), data, (*data.tg_relation).rd_id)
     };
-    // SAFETY: the trigger manager gives an open relation.
-    let oid = unsafe { (*data.tg_relation).rd_id };
     let Some((session, relation)) = statement_facts(guard.statement, oid) else { return std::ptr::null() };
-    let TableClass::Tenant { column: tenant_column, .. } = &relation.table.class else { return std::ptr::null() };
+    let TableClass::Tenant(source) = &relation.table.class else { return std::ptr::null() };
     let identity = &session.who.identity;
     let attempt = || attempt(data.tg_event, &relation.table.name);
-
     // SAFETY: the slot is one of the trigger's.
-    let Some(value) = (unsafe { column(slot, guard.attnum) }) else {
-        let refusal = ownership::check_global_row(identity, tenant_column, attempt);
-        return refusal.map_or(std::ptr::null(), |r| audit::settle(&session, r));
+    let value = |attnum| unsafe { column(slot, c_int::from(attnum)) };
+
+    let named = source.column().unwrap_or_default();
+    let (raw, tenant) = match parents::hold_tenant(&session, &relation, &value) {
+        Ok(held) => held,
+        Err(whose) => {
+            let refusal = match whose {
+                Whose::Nobodys => ownership::check_orphan(identity, named, attempt),
+                _ => ownership::check_global_row(identity, named, attempt),
+            };
+            return refusal.map_or(std::ptr::null(), |r| audit::settle(&session, r));
+        }
     };
-    let raw = raw_key(guard.of, value);
-    let of = guard.of;
-    let tenant = tenants::hold(&session, &raw, || canonical(of, &raw));
     let freeze = tenant.freeze.as_ref().filter(|f| f.until.is_none() || f.holds(now()));
     let owner = tenant.owner.as_deref().or(session.policy.set.default_owner.as_deref());
     let owned = Owned { tenant: tenant.key.as_str(), owner, freeze };
-    if let Some(refusal) = ownership::check_row(identity, &owned, attempt) {
+    let refusal = ownership::check_row(identity, &owned, attempt).or_else(|| {
+        let count = statement::count_tenant_of(&session, &tenant.key)?;
+        let attempt = || Attempt { tenant: Some(tenant.key.as_str().to_owned()), ..attempt() };
+        limits::check_tenants(identity, session.limits(), count, attempt)
+    });
+    if let Some(refusal) = refusal {
+        let refusal = if guard.cascaded { cascade::reached_tenant(refusal, &relation, oid, &value) } else { refusal };
         if session.policy.set.verdict(&refusal) == Verdict::Refuse {
             tenants::let_go(&raw);
         }
         return audit::settle(&session, refusal);
     }
-    // A freeze that ends by itself could begin to matter; only tenants without one are waved through.
     guard.length = 0;
-    if tenant.freeze.is_none() && raw.len() <= REMEMBERED {
-        guard.last[..raw.len()].copy_from_slice(&raw);
-        guard.length = raw.len();
+    // A freeze that ends by itself could begin to matter; only tenants without one are waved through.
+    if tenant.freeze.is_none() {
+        guard.remember(&value);
     }
     std::ptr::null()
+}
+
+impl RowGuard {
+    /// Remembers a row that passed.
+    fn remember(&mut self, value: &dyn Fn(i16) -> Option<pg_sys::Datum>) {
+        match self.memo {
+            Memo::Column(attnum, of) => {
+                let Some(value) = i16::try_from(attnum).ok().and_then(value) else { return };
+                let raw = keys::raw(of, value);
+                if raw.len() <= REMEMBERED {
+                    self.last[..raw.len()].copy_from_slice(&raw);
+                    self.length = raw.len();
+                }
+            }
+            Memo::Table => self.length = 1,
+            Memo::Nothing => {}
+        }
+    }
+}
+
+/// A row that is a parent to others goes to another tenant: whoever writes its children must not be in the middle of it.
+#[pg_guard]
+unsafe extern "C-unwind" fn move_row(fcinfo: pg_sys::FunctionCallInfo) {
+    // SAFETY: prepare() has run at this call site, and the trigger manager gives an open relation.
+    let (guard, data, oid) = unsafe {
+        let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
+        (&*(*(*fcinfo).flinfo).fn_extra.cast::<RowGuard>(), data, (*data.tg_relation).rd_id)
+    };
+    let Some((session, relation)) = statement_facts(guard.statement, oid) else { return };
+    let tenant_of = |slot: *mut pg_sys::TupleTableSlot| {
+        // SAFETY: the slot is one of the trigger's.
+        let value = |attnum| unsafe { column(slot, c_int::from(attnum)) };
+        parents::hold_tenant(&session, &relation, &value).ok().map(|(_, tenant)| tenant)
+    };
+    let both: Vec<_> = [data.tg_trigslot, data.tg_newslot].into_iter().filter_map(tenant_of).collect();
+    if let [old, new] = both.as_slice()
+        && old.key == new.key
+    {
+        return;
+    }
+    tenants::exclude_writers_of(&both);
+    parents::forget();
+}
+
+/// Decides about a row that is one too many.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_count(fcinfo: pg_sys::FunctionCallInfo) -> *const Report {
+    // SAFETY: prepare() has run at this call site, and the trigger manager gives an open relation.
+    let (guard, data, oid) = unsafe {
+        let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
+        (&*(*(*fcinfo).flinfo).fn_extra.cast::<RowGuard>(), data, (*data.tg_relation).rd_id)
+    };
+    let Some((session, relation)) = statement_facts(guard.statement, oid) else { return std::ptr::null() };
+    let refuse = |passed| {
+        let backend = session.who.identity.name().map(str::to_owned);
+        let attempt = Attempt { backend, ..attempt(data.tg_event, &relation.table.name) };
+        match passed {
+            Passed::Rows(scope, limit) => Refusal::row_budget(attempt, scope, limit),
+            Passed::CascadeRows(limit) => cascade::reached_limit(attempt, oid, limit),
+        }
+    };
+    let (rows, limits) = (statement::rows(), session.limits());
+    let Some(refusal) = limits.passed(&rows, false).map(refuse) else { return std::ptr::null() };
+    if session.policy.set.verdict(&refusal) == Verdict::Refuse {
+        return audit::settle(&session, refusal);
+    }
+    // What goes on is recorded once.
+    limits.passed(&rows, true).map_or(std::ptr::null(), |passed| audit::settle(&session, refuse(passed)))
 }
 
 /// The session's facts and the table's, looked up once as long as one statement's rows are checked in a row.
@@ -289,47 +466,6 @@ fn attempt(event: pg_sys::TriggerEvent, table: &TableName) -> Attempt {
         _ => WriteCommand::Insert,
     };
     Attempt { command: command.as_str().to_owned(), table: Some(table.clone()), ..Attempt::default() }
-}
-
-/// A key's tag and bytes, unpacked.
-fn raw_key(of: TenantType, value: pg_sys::Datum) -> Vec<u8> {
-    let mut raw = vec![tag(of)];
-    // SAFETY: the value is of the column's type.
-    match unsafe { raw_bytes(of, value) } {
-        Raw::Bytes(bytes) => raw.extend_from_slice(bytes),
-        Raw::Integer(number) => raw.extend_from_slice(&number.to_ne_bytes()),
-        Raw::Packed => {
-            // SAFETY: unpacks a varlena into the current memory context.
-            let bytes = unsafe {
-                pgrx::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr::<pg_sys::varlena>()))
-            };
-            raw.extend_from_slice(bytes);
-        }
-    }
-    raw
-}
-
-/// The canonical key of a raw one.
-fn canonical(of: TenantType, raw: &[u8]) -> TenantKey {
-    let bytes = raw.get(1..).unwrap_or_default();
-    match of {
-        TenantType::Integer => TenantKey::integer(i64::from_ne_bytes(bytes.try_into().unwrap_or_default())),
-        TenantType::Uuid => TenantKey::uuid(bytes.try_into().unwrap_or(&[0; 16])),
-        TenantType::Text => TenantKey::text(&String::from_utf8_lossy(bytes)),
-        TenantType::Citext => fold(&String::from_utf8_lossy(bytes)),
-        TenantType::Bytea => TenantKey::bytea(bytes),
-    }
-}
-
-/// Citext's way to lower case: by the database's default collation.
-pub fn fold(text: &str) -> TenantKey {
-    // SAFETY: str_tolower takes a length, and gives a palloc'd C string or raises an error, which the boundary turns into
-    // a panic that unwinds over this frame.
-    let lower = unsafe {
-        compat::guarded(|| compat::str_tolower(text.as_ptr().cast(), text.len(), pg_sys::DEFAULT_COLLATION_OID))
-    };
-    // SAFETY: a C string.
-    TenantKey::text(&unsafe { session::text(lower) })
 }
 
 /// Now, in microseconds since 2000, as timestamptz counts.

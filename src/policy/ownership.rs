@@ -74,6 +74,15 @@ pub fn check_global_row(
     Some(Refusal::global_row(attempt, tenant_column))
 }
 
+/// Whether a session may write a row whose parent isn't there, so that nobody can tell its tenant yet.
+pub fn check_orphan(identity: &Identity, via: &str, attempt: impl FnOnce() -> Attempt) -> Option<Refusal> {
+    let backend = identity.backend.as_ref()?;
+    if backend.trust == Trust::Proven {
+        return None;
+    }
+    Some(Refusal::orphan(Attempt { backend: Some(backend.name.clone()), ..attempt() }, via))
+}
+
 /// Why a cutover can't be done at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CutoverError {

@@ -6,7 +6,6 @@ use std::str::FromStr;
 use super::backend::{Trust, UnknownWord};
 use super::identity::Identity;
 use super::rules::{Attempt, Columns, Refusal, TableName};
-use super::tenant::TenantType;
 
 /// A command that writes rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,16 +60,32 @@ impl FromStr for WriteCommand {
     }
 }
 
+/// What says whose a row of a tenant table is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TenantSource {
+    /// A column of the row.
+    Column(String),
+    /// The parent row, to which a foreign key with this column leads.
+    Parent(String),
+    /// The table: all its rows belong to this tenant.
+    Constant(String),
+}
+
+impl TenantSource {
+    /// The column that must not change its nature.
+    pub fn column(&self) -> Option<&str> {
+        match self {
+            TenantSource::Column(column) | TenantSource::Parent(column) => Some(column),
+            TenantSource::Constant(_) => None,
+        }
+    }
+}
+
 /// Whose rows a table holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TableClass {
-    /// Rows belong to the tenant in a column.
-    Tenant {
-        /// The column's name.
-        column: String,
-        /// The column's type.
-        of: TenantType,
-    },
+    /// Each row belongs to a tenant.
+    Tenant(TenantSource),
     /// Rows belong to everybody.
     Global,
     /// Outside the guard, or private to one backend.
@@ -85,11 +100,11 @@ pub enum TableClass {
 impl TableClass {
     /// Whether the table is guarded, so that a session of no backend may not write it.
     pub fn guarded(&self) -> bool {
-        matches!(self, TableClass::Tenant { .. } | TableClass::Global)
+        matches!(self, TableClass::Tenant(_) | TableClass::Global)
     }
 }
 
-/// Whether the guard of a tenant table, its partitions and children included, can be relied on. From best to worst.
+/// Whether the guard of a table, its partitions and children included, can be relied on. From best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GuardState {
     /// It is there, enabled always, and the last to fire.
@@ -104,6 +119,8 @@ pub enum GuardState {
     Missing,
     /// Nobody knows whose the rows are: the tenant column is gone, or its type or nature has changed.
     Columnless,
+    /// Nobody knows whose the rows are: the foreign key that leads to their tenants is gone, or leads elsewhere.
+    Pathless,
 }
 
 impl GuardState {
@@ -116,6 +133,7 @@ impl GuardState {
             GuardState::Disabled => "is disabled",
             GuardState::Missing => "is missing",
             GuardState::Columnless => "has lost its tenant column",
+            GuardState::Pathless => "has lost the foreign key that leads to its tenants",
         }
     }
 }
@@ -129,7 +147,7 @@ pub struct Table {
     pub classified: Option<TableName>,
     /// Whose rows it holds.
     pub class: TableClass,
-    /// The state of its guard; read for tenant tables only.
+    /// The state of its guard; read for guarded tables only.
     pub guard: GuardState,
 }
 
@@ -157,8 +175,7 @@ pub struct TableWrite<'a> {
 
 /// Whether no rule of [`check_table`] can stop a session from writing a table, so that the columns needn't be looked up.
 pub fn free_to_write(identity: &Identity, table: &Table) -> bool {
-    let unguarded = !matches!(table.class, TableClass::Tenant { .. });
-    identity.trust() == Some(Trust::Proven) && (unguarded || guard_suffices(identity, table))
+    identity.trust() == Some(Trust::Proven) && (!table.class.guarded() || guard_suffices(identity, table))
 }
 
 /// Whether the row guard will see what this session writes, or needn't.
@@ -167,7 +184,11 @@ fn guard_suffices(identity: &Identity, table: &Table) -> bool {
         GuardState::Enabled => true,
         // Somebody is restoring the database; that is nothing an unproven backend does.
         GuardState::Unrestored => identity.trust() == Some(Trust::Proven),
-        GuardState::Overtaken | GuardState::Disabled | GuardState::Missing | GuardState::Columnless => false,
+        GuardState::Overtaken
+        | GuardState::Disabled
+        | GuardState::Missing
+        | GuardState::Columnless
+        | GuardState::Pathless => false,
     }
 }
 
@@ -190,10 +211,8 @@ pub fn check_table(
     };
     let Some(first) = writes.first().map(|w| w.command) else { return refusals };
 
-    if let TableClass::Tenant { column, .. } = &table.class
-        && !guard_suffices(identity, table)
-    {
-        refusals.push(Refusal::guard_tampering(attempt(first), table.guard, column));
+    if table.class.guarded() && !guard_suffices(identity, table) {
+        refusals.push(Refusal::guard_tampering(attempt(first), table.guard, &table.class));
     }
     match (identity.trust(), &table.class) {
         (_, TableClass::Exempt { backend: None }) | (Some(Trust::Proven), _) => {}

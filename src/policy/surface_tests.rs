@@ -14,7 +14,7 @@ fn table(class: TableClass, guard: GuardState) -> Table {
 }
 
 fn tenant() -> TableClass {
-    TableClass::Tenant { column: "brokerage_id".into(), of: TenantType::Integer }
+    TableClass::Tenant(TenantSource::Column("brokerage_id".into()))
 }
 
 fn allowed(command: WriteCommand, columns: Option<&[&str]>) -> Permission {
@@ -99,7 +99,9 @@ fn a_permission_is_for_its_own_backend() {
 
 #[test]
 fn a_guard_that_is_off_stops_everybody() {
-    for guard in [GuardState::Overtaken, GuardState::Disabled, GuardState::Missing, GuardState::Columnless] {
+    for guard in
+        [GuardState::Overtaken, GuardState::Disabled, GuardState::Missing, GuardState::Columnless, GuardState::Pathless]
+    {
         for trust in [Some(Trust::Proven), Some(Trust::Unproven), None] {
             let rules =
                 broken(&session(trust), &table(tenant(), guard), &[allowed(Delete, None)], &[write(Delete, &[])]);

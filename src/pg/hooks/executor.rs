@@ -1,5 +1,6 @@
 //! ExecutorCheckPerms: tables, commands and columns, for every path that writes rows (COPY has no other). ExecutorStart:
-//! what only the plan tells. Both fire for cached plans, which the parser's and planner's hooks don't.
+//! what only the plan tells. Both fire for cached plans, which the parser's and planner's hooks don't. ExecutorRun and
+//! ExecutorFinish tell what runs inside of what.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -10,11 +11,14 @@ use pgrx::{pg_guard, pg_sys};
 
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
-use crate::pg::{audit, compat, plan, relation};
+use crate::pg::{audit, cascade, compat, plan, relation, statement};
 use crate::policy::command;
+use crate::policy::rules::Rule;
 use crate::policy::surface::{self, TableWrite, WriteCommand};
 
 static NEXT_START: OnceCell<pg_sys::ExecutorStart_hook_type> = OnceCell::new();
+static NEXT_RUN: OnceCell<pg_sys::ExecutorRun_hook_type> = OnceCell::new();
+static NEXT_FINISH: OnceCell<pg_sys::ExecutorFinish_hook_type> = OnceCell::new();
 static NEXT_CHECK_PERMS: OnceCell<pg_sys::ExecutorCheckPerms_hook_type> = OnceCell::new();
 
 thread_local! {
@@ -27,8 +31,12 @@ pub(super) fn install() {
     unsafe {
         // set() fails only when called twice, and then the first value is the right one.
         let _ = NEXT_START.set(pg_sys::ExecutorStart_hook);
+        let _ = NEXT_RUN.set(pg_sys::ExecutorRun_hook);
+        let _ = NEXT_FINISH.set(pg_sys::ExecutorFinish_hook);
         let _ = NEXT_CHECK_PERMS.set(pg_sys::ExecutorCheckPerms_hook);
         pg_sys::ExecutorStart_hook = Some(executor_start);
+        pg_sys::ExecutorRun_hook = Some(executor_run);
+        pg_sys::ExecutorFinish_hook = Some(executor_finish);
         pg_sys::ExecutorCheckPerms_hook = Some(executor_check_perms);
     }
 }
@@ -40,6 +48,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags
     unsafe {
         let only_explained = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
         ONLY_EXPLAINED.set(only_explained);
+        statement::begin();
         match NEXT_START.get() {
             Some(Some(next)) => next(query, eflags),
             _ => compat::standard_ExecutorStart(query, eflags),
@@ -49,6 +58,56 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags
         if !only_explained && may_write_unfiltered(query) && !session::inert() {
             report::raise(check_plan((*query).plannedstmt));
         }
+    }
+}
+
+/// A plain frame.
+#[cfg(not(feature = "pg18"))]
+unsafe extern "C-unwind" fn executor_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    once: bool,
+) {
+    // SAFETY: forwards what Postgres gave.
+    unsafe {
+        let outer = statement::enter(plan::target(query), plan::upserts(query));
+        match NEXT_RUN.get() {
+            Some(Some(next)) => next(query, direction, count, once),
+            _ => compat::standard_ExecutorRun(query, direction, count, once),
+        }
+        statement::leave(outer);
+    }
+}
+
+/// A plain frame.
+#[cfg(feature = "pg18")]
+unsafe extern "C-unwind" fn executor_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+) {
+    // SAFETY: forwards what Postgres gave.
+    unsafe {
+        let outer = statement::enter(plan::target(query), plan::upserts(query));
+        match NEXT_RUN.get() {
+            Some(Some(next)) => next(query, direction, count),
+            _ => compat::standard_ExecutorRun(query, direction, count),
+        }
+        statement::leave(outer);
+    }
+}
+
+/// A plain frame. AFTER triggers run here, hence foreign keys.
+unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: forwards what Postgres gave.
+    unsafe {
+        let outer = statement::enter(plan::target(query), false);
+        match NEXT_FINISH.get() {
+            Some(Some(next)) => next(query),
+            _ => compat::standard_ExecutorFinish(query),
+        }
+        statement::leave(outer);
     }
 }
 
@@ -162,6 +221,10 @@ fn check_table(session: &Session, write: &compat::RequestedWrite) -> *const Repo
     let permissions = session.policy.set.permissions_on(relation.classified.to_u32());
     surface::check_table(identity, &relation.table, &permissions, &writes, &session.who.login_role)
         .into_iter()
+        .map(|refusal| match refusal.rule {
+            Rule::GlobalWrite if cascade::is_running() => cascade::reached_global(refusal.attempt, write.relation),
+            _ => refusal,
+        })
         .map(|refusal| audit::settle(session, refusal))
         .find(|report| !report.is_null())
         .unwrap_or(ptr::null())

@@ -17,9 +17,6 @@ use crate::policy::rules::{Attempt, Refusal};
 use crate::policy::set::Verdict;
 use crate::policy::surface::TableClass;
 
-/// `ConstraintRelationId`, which the bindings lack.
-const CONSTRAINTS: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
-
 static NEXT: OnceCell<pg_sys::object_access_hook_type> = OnceCell::new();
 
 thread_local! {
@@ -78,7 +75,7 @@ unsafe extern "C-unwind" fn drop_object(class: pg_sys::Oid, object: pg_sys::Oid,
         pg_sys::RelationRelationId,
         pg_sys::ProcedureRelationId,
         pg_sys::NamespaceRelationId,
-        CONSTRAINTS,
+        compat::CONSTRAINTS,
         pg_sys::ExtensionRelationId,
         pg_sys::DatabaseRelationId,
         pg_sys::AuthIdRelationId,
@@ -101,7 +98,7 @@ pub(super) fn check_drop(session: &Session, address: &pg_sys::ObjectAddress) -> 
     // The table that the object is, or is part of.
     let of = match address.classId {
         pg_sys::RelationRelationId => address.objectId,
-        CONSTRAINTS => constrained_table(address.objectId),
+        compat::CONSTRAINTS => constrained_table(address.objectId),
         _ => pg_sys::InvalidOid,
     };
     let relation = of != pg_sys::InvalidOid;
@@ -165,7 +162,7 @@ unsafe extern "C-unwind" fn truncate(oid: pg_sys::Oid) -> *const Report {
         return ptr::null();
     }
     let refusal = match (identity.trust(), &table.class) {
-        (Some(Trust::Proven), TableClass::Tenant { .. }) => reaches_others(&session, attempt),
+        (Some(Trust::Proven), TableClass::Tenant(_)) => reaches_others(&session, attempt),
         _ => {
             let description = format!("table \"{}\"", table.name.name);
             let target = Target { description, table: Some((table.name.clone(), table.class.clone())) };

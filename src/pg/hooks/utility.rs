@@ -8,9 +8,9 @@ use once_cell::sync::OnceCell;
 use pgrx::{pg_guard, pg_sys};
 
 use super::{executor, object_access};
-use crate::pg::compat;
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
+use crate::pg::{compat, statement};
 use crate::policy::backend::Trust;
 
 static NEXT: OnceCell<pg_sys::ProcessUtility_hook_type> = OnceCell::new();
@@ -44,6 +44,8 @@ unsafe extern "C-unwind" fn process_utility(
             pg_sys::NodeTag::T_TruncateStmt => object_access::truncate_begins(),
             _ => {}
         }
+        statement::begin();
+        let outer = statement::enter(pg_sys::InvalidOid, false);
         match NEXT.get() {
             Some(Some(next)) => {
                 next(pstmt, query_string, read_only_tree, context, params, query_env, dest, completion);
@@ -59,6 +61,7 @@ unsafe extern "C-unwind" fn process_utility(
                 completion,
             ),
         }
+        statement::leave(outer);
     }
 }
 

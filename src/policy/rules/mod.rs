@@ -14,6 +14,8 @@ mod ownership;
 mod surface;
 mod tampering;
 
+pub use limits::{Reached, Way};
+
 macro_rules! rules {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $sqlstate:literal;)*) => {
         /// A named reason to refuse. Every refusal names exactly one.
@@ -232,7 +234,7 @@ fn literal(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::surface::GuardState;
+    use super::super::surface::{GuardState, TableClass, TenantSource};
     use super::*;
 
     fn attempt(command: &str) -> Attempt {
@@ -312,7 +314,11 @@ mod tests {
             (Refusal::tenant_frozen(attempt("INSERT"), "audit"), "holdfast.unfreeze('o''hara');".into()),
             (Refusal::unidentified(attempt("INSERT"), "bob"), "holdfast.add_identity('...', role => 'bob');".into()),
             (
-                Refusal::guard_tampering(attempt("INSERT"), GuardState::Disabled, "t"),
+                Refusal::guard_tampering(
+                    attempt("INSERT"),
+                    GuardState::Disabled,
+                    &TableClass::Tenant(TenantSource::Column("t".into())),
+                ),
                 format!("holdfast.guard_table({table}, 't');"),
             ),
             (Refusal::retired(attempt("INSERT")), "holdfast.set_trust('rebuilt', 'unproven');".into()),

@@ -56,4 +56,17 @@ impl Refusal {
         let hint = format!("Set \"{tenant_column}\", or have a proven backend write the row.");
         Refusal::new(Rule::GlobalWrite, attempt, message, &reason, hint)
     }
+
+    /// `global_write`: a row whose parent, which would say whose it is, isn't there yet.
+    pub fn orphan(attempt: Attempt, via: &str) -> Refusal {
+        let backend = name(&attempt.backend);
+        let message = format!(
+            "backend \"{backend}\" may not {} rows of table \"{}\" before their parents",
+            attempt.command,
+            table(&attempt)
+        );
+        let reason = format!("Column \"{via}\" refers to no row, so nobody can tell whose the row is.");
+        let hint = "Write the parent row first, or have a proven backend write the row.".to_owned();
+        Refusal::new(Rule::GlobalWrite, attempt, message, &reason, hint)
+    }
 }

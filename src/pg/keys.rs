@@ -1,0 +1,120 @@
+//! Tenant keys as they lie in rows. A *raw key* is a tag for the column's type and the value's bytes: it identifies a value
+//! within this database and costs no conversion; many spellings of a key across types have one canonical form.
+
+use pgrx::pg_sys;
+
+use super::{compat, session};
+use crate::policy::tenant::{TenantKey, TenantType};
+
+/// A value as it lies in the row.
+pub enum Raw<'a> {
+    /// Its bytes.
+    Bytes(&'a [u8]),
+    /// An integer of any width.
+    Integer(i64),
+    /// Compressed or stored out of line: must be unpacked first.
+    Packed,
+}
+
+/// Looks at a value in place. A plain frame.
+///
+/// # Safety
+/// The value is of a type of this family, and stays where it is as long as the result is used.
+pub unsafe fn look<'a>(of: TenantType, value: pg_sys::Datum) -> Raw<'a> {
+    match of {
+        // A narrower integer is stored sign-extended.
+        TenantType::Integer => Raw::Integer(value.value() as i64),
+        // SAFETY: a uuid is 16 bytes.
+        TenantType::Uuid => Raw::Bytes(unsafe { std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), 16) }),
+        TenantType::Text | TenantType::Citext | TenantType::Bytea => {
+            let varlena = value.cast_mut_ptr::<pg_sys::varlena>();
+            // SAFETY: these types are varlenas, and only a plain one is read in place.
+            unsafe {
+                if pgrx::varatt_is_1b_e(varlena) || pgrx::varatt_is_4b_c(varlena) {
+                    Raw::Packed
+                } else {
+                    Raw::Bytes(pgrx::varlena_to_byte_slice(varlena))
+                }
+            }
+        }
+    }
+}
+
+/// Tells apart equal bytes of different types.
+pub fn tag(of: TenantType) -> u8 {
+    match of {
+        TenantType::Integer => b'i',
+        TenantType::Uuid => b'u',
+        TenantType::Text => b't',
+        TenantType::Citext => b'c',
+        TenantType::Bytea => b'b',
+    }
+}
+
+/// The raw key of a value.
+pub fn raw(of: TenantType, value: pg_sys::Datum) -> Vec<u8> {
+    let mut raw = vec![tag(of)];
+    // SAFETY: the value is of the column's type.
+    match unsafe { look(of, value) } {
+        Raw::Bytes(bytes) => raw.extend_from_slice(bytes),
+        Raw::Integer(number) => raw.extend_from_slice(&number.to_ne_bytes()),
+        Raw::Packed => raw.extend_from_slice(unpacked(value)),
+    }
+    raw
+}
+
+/// The raw key of a tenant that a table belongs to as a whole.
+pub fn constant(tenant: &TenantKey) -> Vec<u8> {
+    let mut raw = vec![tag(TenantType::Text)];
+    raw.extend_from_slice(tenant.as_str().as_bytes());
+    raw
+}
+
+/// The canonical key of a raw one.
+pub fn canonical(raw: &[u8]) -> TenantKey {
+    let (tag, bytes) = raw.split_first().unwrap_or((&b't', &[]));
+    match tag {
+        b'i' => TenantKey::integer(i64::from_ne_bytes(bytes.try_into().unwrap_or_default())),
+        b'u' => TenantKey::uuid(bytes.try_into().unwrap_or(&[0; 16])),
+        b'c' => fold(&String::from_utf8_lossy(bytes)),
+        b'b' => TenantKey::bytea(bytes),
+        _ => TenantKey::text(&String::from_utf8_lossy(bytes)),
+    }
+}
+
+/// Citext's way to lower case: by the database's default collation.
+pub fn fold(text: &str) -> TenantKey {
+    // SAFETY: str_tolower takes a length, and gives a palloc'd C string or raises an error, which the boundary turns into
+    // a panic that unwinds over this frame.
+    let lower = unsafe {
+        compat::guarded(|| compat::str_tolower(text.as_ptr().cast(), text.len(), pg_sys::DEFAULT_COLLATION_OID))
+    };
+    // SAFETY: a C string.
+    TenantKey::text(&unsafe { session::text(lower) })
+}
+
+/// Appends what identifies a value of any type among those of its type.
+pub fn append_bytes(to: &mut Vec<u8>, of: pg_sys::Oid, value: pg_sys::Datum) {
+    let (mut length, mut by_value) = (0, false);
+    // SAFETY: a syscache look-up of a column's type.
+    unsafe { pg_sys::get_typlenbyval(of, &mut length, &mut by_value) };
+    match usize::try_from(length) {
+        _ if by_value => to.extend_from_slice(&value.value().to_ne_bytes()),
+        Ok(length) => {
+            // SAFETY: a type of fixed length that is passed by reference has that many bytes.
+            to.extend_from_slice(unsafe { std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), length) });
+        }
+        // A negative length means a varlena; of C strings no table is made.
+        Err(_) => {
+            let bytes = unpacked(value);
+            to.extend_from_slice(&bytes.len().to_ne_bytes());
+            to.extend_from_slice(bytes);
+        }
+    }
+}
+
+/// The bytes of a varlena, unpacked into the current memory context where it must be.
+fn unpacked<'a>(value: pg_sys::Datum) -> &'a [u8] {
+    // SAFETY: the callers give a varlena.
+    unsafe { pgrx::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr::<pg_sys::varlena>())) }
+}

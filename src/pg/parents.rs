@@ -1,0 +1,335 @@
+//! The tenant of a row whose table has none of its own: a foreign key leads to the parent row, whose tenant it is, at any
+//! depth.
+//!
+//! A writer of such a row shares the lock of its parent's tenant, and looks again once it has it. Who moves a parent to
+//! another tenant takes both tenants' locks exclusively (see [`super::tenants::exclude_writers_of`]). So as long as a writer
+//! holds the lock, its parent stays where it was found.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{CString, c_int};
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+
+use super::relation::{self, Locate, Relation};
+use super::scan::{AsOf, Key, scan_with};
+use super::session::Session;
+use super::tenants::{self, Tenant};
+use super::{compat, keys};
+
+/// A foreign key that leads to the tenants of a table's rows.
+pub struct ParentLink {
+    /// The table that it refers to.
+    pub parent: pg_sys::Oid,
+    /// The constraint.
+    constraint: pg_sys::Oid,
+    /// The unique index that it refers to.
+    index: pg_sys::Oid,
+    /// Its columns.
+    pub columns: Vec<LinkColumn>,
+}
+
+/// A column of a foreign key.
+pub struct LinkColumn {
+    /// Its number in the referring table.
+    pub attnum: pg_sys::AttrNumber,
+    /// Its type.
+    pub of: pg_sys::Oid,
+    /// The number of the column that it refers to.
+    parent_attnum: pg_sys::AttrNumber,
+    /// The function that tells whether a key of the parent equals it.
+    equals: pg_sys::Oid,
+    /// The type that this function takes it as, where it isn't the parent's own.
+    as_type: pg_sys::Oid,
+    collation: pg_sys::Oid,
+}
+
+/// Why a column leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoLink {
+    /// The table has no such column.
+    NoColumn,
+    /// No foreign key has it.
+    NoForeignKey,
+    /// Several foreign keys have it, and they lead to different tables.
+    Ambiguous,
+    /// The types of the two sides can't be compared without a conversion.
+    Types,
+}
+
+impl ParentLink {
+    /// The foreign key of a table that has a column.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn find(table: pg_sys::Oid, column: &str) -> Result<ParentLink, NoLink> {
+        let name = CString::new(column).map_err(|_| NoLink::NoColumn)?;
+        // SAFETY: a syscache look-up inside a transaction; a missing column has number 0.
+        let attnum = unsafe { pg_sys::get_attnum(table, name.as_ptr()) };
+        if attnum <= 0 {
+            return Err(NoLink::NoColumn);
+        }
+        let mut keys: Vec<_> = foreign_keys(table)
+            .into_iter()
+            .filter(|key| key.conkey.iter().take(key.nkeys as usize).any(|c| *c == attnum))
+            .collect();
+        // A foreign key to a partitioned table has a copy for each partition; the whole is meant.
+        let targets: Vec<_> = keys.iter().map(|key| key.confrelid).collect();
+        keys.retain(|key| !relation::ancestors(key.confrelid).iter().any(|above| targets.contains(above)));
+        if keys.iter().any(|key| key.nkeys == 1) {
+            keys.retain(|key| key.nkeys == 1);
+        }
+        let Some(key) = keys.iter().min_by_key(|key| key.conoid.to_u32()) else { return Err(NoLink::NoForeignKey) };
+        if keys.iter().any(|other| other.confrelid != key.confrelid) {
+            return Err(NoLink::Ambiguous);
+        }
+        ParentLink::of(table, key)
+    }
+
+    fn of(table: pg_sys::Oid, key: &pg_sys::ForeignKeyCacheInfo) -> Result<ParentLink, NoLink> {
+        let mut columns = Vec::new();
+        for n in 0..key.nkeys as usize {
+            // SAFETY: syscache look-ups of a constraint, its operators and columns, which exist while it does.
+            let column = unsafe {
+                let (of, parent_of) =
+                    (pg_sys::get_atttype(table, key.conkey[n]), pg_sys::get_atttype(key.confrelid, key.confkey[n]));
+                let (mut left, mut right) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+                pg_sys::op_input_types(key.conpfeqop[n], &mut left, &mut right);
+                let same = pg_sys::getBaseType(of) == pg_sys::getBaseType(parent_of);
+                if !same && !pg_sys::IsBinaryCoercible(of, right) {
+                    return Err(NoLink::Types);
+                }
+                let (mut ignored, mut modifier, mut collation) = (of, 0, pg_sys::InvalidOid);
+                pg_sys::get_atttypetypmodcoll(
+                    key.confrelid,
+                    key.confkey[n],
+                    &mut ignored,
+                    &mut modifier,
+                    &mut collation,
+                );
+                LinkColumn {
+                    attnum: key.conkey[n],
+                    of,
+                    parent_attnum: key.confkey[n],
+                    equals: pg_sys::get_opcode(key.conpfeqop[n]),
+                    as_type: if same { pg_sys::InvalidOid } else { right },
+                    collation,
+                }
+            };
+            columns.push(column);
+        }
+        let index = referenced_index(key.conoid).ok_or(NoLink::NoForeignKey)?;
+        Ok(ParentLink { parent: key.confrelid, constraint: key.conoid, index, columns })
+    }
+
+    /// Identifies the parent of a row within a transaction; none if the foreign key is null.
+    fn key(&self, value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>) -> Option<Vec<u8>> {
+        let mut key = self.constraint.to_u32().to_ne_bytes().to_vec();
+        for column in &self.columns {
+            keys::append_bytes(&mut key, column.of, value(column.attnum)?);
+        }
+        Some(key)
+    }
+
+    /// Reads the parent row as it is now.
+    fn read(&self, session: &Session, value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>) -> Whose {
+        // What this very command has written is no part of any snapshot.
+        self.read_as_of(session, value, AsOf::Snapshot)
+            .or_else(|| self.read_as_of(session, value, AsOf::Instant))
+            // Where a foreign key deletes the children, the parent is gone already.
+            .or_else(|| self.read_as_of(session, value, AsOf::Replaced))
+            .unwrap_or(Whose::Nobodys)
+    }
+
+    fn read_as_of(
+        &self,
+        session: &Session,
+        value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>,
+        as_of: AsOf,
+    ) -> Option<Whose> {
+        let mut found = None;
+        for (table, index) in self.leaves() {
+            let Some(parent) = relation::facts(session, table) else { continue };
+            let key = |column: &LinkColumn| {
+                Some(
+                    Key {
+                        column: column.parent_attnum,
+                        function: column.equals,
+                        of: column.as_type,
+                        collation: column.collation,
+                        value: value(column.attnum)?,
+                    }
+                    .prepare(),
+                )
+            };
+            let mut scan_keys: Vec<_> = self.columns.iter().filter_map(key).collect();
+            scan_with(table, Some(index), &mut scan_keys, as_of, |row| {
+                found = Some(whose(session, &parent, &|attnum| row.datum(attnum)));
+            });
+            if found.is_some() {
+                break;
+            }
+        }
+        found
+    }
+
+    /// The tables that hold the parent's rows, each with its part of the index.
+    fn leaves(&self) -> Vec<(pg_sys::Oid, pg_sys::Oid)> {
+        // SAFETY: a syscache look-up.
+        let partitioned = unsafe { pg_sys::get_rel_relkind(self.parent) } as u8 == pg_sys::RELKIND_PARTITIONED_TABLE;
+        if !partitioned {
+            return vec![(self.parent, self.index)];
+        }
+        relation::inheritors(self.parent)
+            .into_iter()
+            .filter_map(|leaf| Some((leaf, part_of(leaf, self.index)?)))
+            .collect()
+    }
+}
+
+/// A partition's part of a partitioned index; none for a partition that is partitioned itself.
+fn part_of(partition: pg_sys::Oid, index: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: catalog look-ups; the entry is released before the function ends.
+    unsafe {
+        if pg_sys::get_rel_relkind(partition) as u8 != pg_sys::RELKIND_RELATION {
+            return None;
+        }
+        let entry = pg_sys::RelationIdGetRelation(partition);
+        if entry.is_null() {
+            return None;
+        }
+        let part = compat::guarded(|| compat::index_get_partition(entry, index));
+        pg_sys::RelationClose(entry);
+        (part != pg_sys::InvalidOid).then_some(part)
+    }
+}
+
+/// The foreign keys of a table, copied out of the relcache.
+fn foreign_keys(table: pg_sys::Oid) -> Vec<pg_sys::ForeignKeyCacheInfo> {
+    // SAFETY: a relcache look-up gives null or a pinned entry; its list may go with the next invalidation, so it is copied
+    // before anything else is called.
+    unsafe {
+        let entry = pg_sys::RelationIdGetRelation(table);
+        if entry.is_null() {
+            return Vec::new();
+        }
+        let list = pg_sys::RelationGetFKeyList(entry);
+        let keys = (0..compat::list_length(list))
+            .map(|n| *compat::list_nth(list, n).cast::<pg_sys::ForeignKeyCacheInfo>())
+            .collect();
+        pg_sys::RelationClose(entry);
+        keys
+    }
+}
+
+/// The index that a foreign key refers to.
+fn referenced_index(constraint: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: a syscache look-up; the tuple is read before it is released.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::CONSTROID as c_int;
+        let tuple = pg_sys::SearchSysCache1(cache, constraint.into());
+        if tuple.is_null() {
+            return None;
+        }
+        let mut null = false;
+        let index = pg_sys::SysCacheGetAttr(cache, tuple, compat::CONSTRAINT_INDEX, &mut null);
+        pg_sys::ReleaseSysCache(tuple);
+        (!null && index.value() != 0).then(|| pg_sys::Oid::from(index.value() as u32))
+    }
+}
+
+/// Whose a row is.
+pub enum Whose {
+    /// A tenant's, by its raw key.
+    Tenants(Vec<u8>),
+    /// Everybody's: a column on the way is null.
+    Everybodys,
+    /// A parent on the way isn't there, so nobody can tell yet.
+    Nobodys,
+}
+
+/// Whose a row is now, without a lock that keeps it so. `value` gives the row's columns by their numbers.
+pub fn whose(
+    session: &Session,
+    relation: &Relation,
+    value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>,
+) -> Whose {
+    match &relation.locate {
+        Locate::Nowhere => Whose::Everybodys,
+        Locate::Constant(tenant) => Whose::Tenants(keys::constant(tenant)),
+        Locate::Column { attnum, of } => {
+            value(*attnum).map_or(Whose::Everybodys, |value| Whose::Tenants(keys::raw(*of, value)))
+        }
+        Locate::Parent(link) => {
+            let Some(key) = link.key(value) else { return Whose::Everybodys };
+            match known(&key) {
+                Some(raw) => Whose::Tenants(raw.to_vec()),
+                None => link.read(session, value),
+            }
+        }
+    }
+}
+
+/// The tenant of a row, with its lock held, so that it stays the row's tenant until the transaction ends.
+///
+/// # Errors
+/// The row is everybody's, or nobody's.
+pub fn hold_tenant(
+    session: &Session,
+    relation: &Relation,
+    value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>,
+) -> Result<(Vec<u8>, Rc<Tenant>), Whose> {
+    loop {
+        let raw = match whose(session, relation, value) {
+            Whose::Tenants(raw) => raw,
+            other => return Err(other),
+        };
+        let Locate::Parent(link) = &relation.locate else {
+            let tenant = tenants::hold(session, &raw);
+            return Ok((raw, tenant));
+        };
+        // A lock that was waited for may have been held by whoever moved the parent.
+        let held_before = tenants::holds(&raw);
+        let tenant = tenants::hold(session, &raw);
+        if held_before {
+            if let Some(key) = link.key(value) {
+                remember(key, &raw);
+            }
+            return Ok((raw, tenant));
+        }
+    }
+}
+
+thread_local! {
+    /// The tenants of parents, by foreign key, whose locks this transaction holds.
+    static KNOWN: RefCell<HashMap<Vec<u8>, Rc<[u8]>>> = RefCell::default();
+}
+
+/// How many parents a transaction remembers.
+const REMEMBERED: usize = 16_384;
+
+fn known(key: &[u8]) -> Option<Rc<[u8]>> {
+    KNOWN.with(|k| k.borrow().get(key).cloned())
+}
+
+fn remember(key: Vec<u8>, raw: &[u8]) {
+    KNOWN.with(|k| {
+        let mut known = k.borrow_mut();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(key, raw.into());
+    });
+}
+
+/// The locks are gone, or this transaction is about to write parents itself.
+pub fn forget() {
+    KNOWN.with(|k| {
+        if let Ok(mut known) = k.try_borrow_mut()
+            && !known.is_empty()
+        {
+            known.clear();
+        }
+    });
+}

@@ -1,0 +1,216 @@
+//! What belongs to one statement of the client: which execution is running, how deep, and how many rows and tenants it has
+//! written so far.
+//!
+//! A statement begins where an execution begins that no other contains; what functions, triggers and foreign keys run
+//! inside belongs to it. An error skips whoever would have counted an execution down again, so the depth is put right
+//! where an error ends: at a savepoint, or with the client's next message.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+
+use pgrx::pg_sys;
+
+use super::session::Session;
+use crate::policy::backend::Trust;
+use crate::policy::limits::Rows;
+use crate::policy::tenant::TenantKey;
+
+/// One execution, from the outside in.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    /// How many executions contain it.
+    depth: u32,
+    /// The client's message that it began with; depths of earlier ones mean nothing.
+    message: i64,
+    /// Whether it has an INSERT ... ON CONFLICT DO UPDATE.
+    pub upserts: bool,
+    /// The table that it writes; none for a SELECT or a utility command.
+    pub target: pg_sys::Oid,
+    /// The table that the execution around it writes.
+    pub outer_target: pg_sys::Oid,
+}
+
+const OUTSIDE: Frame =
+    Frame { depth: 0, message: 0, upserts: false, target: pg_sys::InvalidOid, outer_target: pg_sys::InvalidOid };
+
+/// What a savepoint goes back to.
+struct Savepoint {
+    level: i32,
+    frame: Frame,
+    statement: u64,
+    rows: Rows,
+    tenants: usize,
+}
+
+/// The tenants that the statement has written, in the order in which it came to them.
+#[derive(Default)]
+struct Tenants {
+    known: HashSet<TenantKey>,
+    order: Vec<TenantKey>,
+}
+
+impl Tenants {
+    fn truncate(&mut self, length: usize) {
+        for beyond in self.order.drain(length.min(self.order.len())..) {
+            self.known.remove(&beyond);
+        }
+    }
+}
+
+thread_local! {
+    static FRAME: Cell<Frame> = const { Cell::new(OUTSIDE) };
+    /// Counts statements, to tell the one that the counts are of.
+    static STATEMENT: Cell<u64> = const { Cell::new(0) };
+    static COUNTED: Cell<u64> = const { Cell::new(0) };
+    static ROWS: Cell<Rows> = const { Cell::new(Rows { statement: 0, cascaded: 0, transaction: 0 }) };
+    static TENANTS: RefCell<Tenants> = RefCell::default();
+    static SAVEPOINTS: RefCell<Vec<Savepoint>> = const { RefCell::new(Vec::new()) };
+    /// Whether a row is on its way to another partition: deleted there, not yet inserted here.
+    static MOVING: Cell<bool> = const { Cell::new(false) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The frame that is running.
+pub fn frame() -> Frame {
+    let frame = FRAME.get();
+    // SAFETY: has no precondition.
+    if frame.message == unsafe { pg_sys::GetCurrentStatementStartTimestamp() } { frame } else { OUTSIDE }
+}
+
+/// An execution begins to be prepared: a statement, if no other contains it. A plain frame.
+pub fn begin() {
+    if frame().depth == 0 {
+        STATEMENT.set(STATEMENT.get() + 1);
+    }
+}
+
+/// An execution runs. Returns the frame to [`leave`] to. A plain frame.
+pub fn enter(target: pg_sys::Oid, upserts: bool) -> Frame {
+    let outer = frame();
+    // SAFETY: has no precondition.
+    let message = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+    FRAME.set(Frame { depth: outer.depth + 1, message, upserts, target, outer_target: outer.target });
+    outer
+}
+
+/// An execution has come to its end. A plain frame.
+pub fn leave(outer: Frame) {
+    FRAME.set(outer);
+}
+
+/// Counts a row that is about to be written. Returns the counts with it. A plain frame, but for the first row of a process.
+pub fn count_row(cascaded: bool) -> Rows {
+    let statement = STATEMENT.get();
+    let mut rows = ROWS.get();
+    if COUNTED.replace(statement) != statement {
+        (rows.statement, rows.cascaded) = (0, 0);
+        TENANTS.with(|t| t.borrow_mut().truncate(0));
+    }
+    rows.statement += 1;
+    rows.transaction += 1;
+    rows.cascaded += u64::from(cascaded);
+    ROWS.set(rows);
+    rows
+}
+
+/// The counts, as they are.
+pub fn rows() -> Rows {
+    ROWS.get()
+}
+
+/// Notes that the next row to be inserted is the one just deleted, or asks whether it is.
+pub fn moving(now: bool) -> bool {
+    MOVING.replace(now)
+}
+
+/// Counts a tenant of the statement. Returns how many there are, if this one is new.
+fn count_tenant(tenant: &TenantKey) -> Option<u64> {
+    let statement = STATEMENT.get();
+    if COUNTED.replace(statement) != statement {
+        ROWS.set(Rows { statement: 0, cascaded: 0, ..ROWS.get() });
+        TENANTS.with(|t| t.borrow_mut().truncate(0));
+    }
+    TENANTS.with(|t| {
+        let mut tenants = t.borrow_mut();
+        if !tenants.known.insert(tenant.clone()) {
+            return None;
+        }
+        tenants.order.push(tenant.clone());
+        Some(tenants.order.len() as u64)
+    })
+}
+
+/// As [`count_tenant`], for sessions whose tenants are limited; none for others.
+pub fn count_tenant_of(session: &Session, tenant: &TenantKey) -> Option<u64> {
+    let limited = session.who.identity.trust() == Some(Trust::Unproven);
+    limited.then(|| count_tenant(tenant)).flatten()
+}
+
+/// Follows transactions and savepoints from now on. Called before the first count.
+pub fn follow() {
+    if REGISTERED.replace(true) {
+        return;
+    }
+    // SAFETY: the callbacks are functions of this library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(transaction_ended), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(subtransaction), std::ptr::null_mut());
+    }
+}
+
+/// Runs in commit and abort, where an error could take the cluster down: it only touches this process's memory.
+unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _: *mut std::ffi::c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
+    if matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE) {
+        // A procedure that commits goes on with its statement.
+        ROWS.set(Rows { transaction: 0, ..ROWS.get() });
+        SAVEPOINTS.with(|s| s.borrow_mut().clear());
+    }
+}
+
+/// Rows that a savepoint takes back were not written after all.
+unsafe extern "C-unwind" fn subtransaction(
+    event: pg_sys::SubXactEvent::Type,
+    _: pg_sys::SubTransactionId,
+    _: pg_sys::SubTransactionId,
+    _: *mut std::ffi::c_void,
+) {
+    use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB, SUBXACT_EVENT_START_SUB};
+    // SAFETY: has no precondition.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    match event {
+        SUBXACT_EVENT_START_SUB => {
+            let tenants = TENANTS.with(|t| t.borrow().order.len());
+            let savepoint =
+                Savepoint { level, frame: FRAME.get(), statement: COUNTED.get(), rows: ROWS.get(), tenants };
+            SAVEPOINTS.with(|s| s.borrow_mut().push(savepoint));
+        }
+        SUBXACT_EVENT_COMMIT_SUB => {
+            ended(level);
+        }
+        SUBXACT_EVENT_ABORT_SUB => match ended(level) {
+            Some(before) => {
+                FRAME.set(before.frame);
+                let same = before.statement == COUNTED.get();
+                let (statement, cascaded) = if same { (before.rows.statement, before.rows.cascaded) } else { (0, 0) };
+                ROWS.set(Rows { statement, cascaded, transaction: before.rows.transaction });
+                TENANTS.with(|t| t.borrow_mut().truncate(if same { before.tenants } else { 0 }));
+            }
+            // It began before anything was counted.
+            None => ROWS.set(Rows::default()),
+        },
+        _ => {}
+    }
+}
+
+/// Forgets the savepoints of a level that has ended and of those within; what the outermost of them goes back to.
+fn ended(level: i32) -> Option<Savepoint> {
+    SAVEPOINTS.with(|s| {
+        let mut savepoints = s.borrow_mut();
+        let mut outermost = None;
+        while let Some(savepoint) = savepoints.pop_if(|s| s.level >= level) {
+            outermost = Some(savepoint);
+        }
+        outermost
+    })
+}
