@@ -78,7 +78,7 @@ fn refusals_are_the_rules(cluster: &Cluster) -> Result<()> {
     let readme = Readme::read()?;
     let listed: Vec<(String, String)> = readme.table("Refusals")?.map(|[rule, sqlstate, _]| (rule, sqlstate)).collect();
     let rules = rules_of_the_source()?;
-    ensure!(listed == rules, "README.md lists {listed:?}\nsrc/policy/rules.rs has {rules:?}");
+    ensure!(listed == rules, "README.md lists {listed:?}\nsrc/policy/rules/mod.rs has {rules:?}");
 
     // The library that runs, not only the source that is here.
     let database = cluster.guarded_database("documentation")?;
@@ -91,8 +91,8 @@ fn refusals_are_the_rules(cluster: &Cluster) -> Result<()> {
 
 /// The lines `Variant = "name", "SQLSTATE";` of `rules!`.
 fn rules_of_the_source() -> Result<Vec<(String, String)>> {
-    let text = fs::read_to_string(workspace().join("src/policy/rules.rs"))?;
-    let (_, rules) = text.split_once("\nrules! {").context("src/policy/rules.rs has no rules!")?;
+    let text = fs::read_to_string(workspace().join("src/policy/rules/mod.rs"))?;
+    let (_, rules) = text.split_once("\nrules! {").context("src/policy/rules/mod.rs has no rules!")?;
     let (rules, _) = rules.split_once("\n}").context("rules! has no end")?;
     let mut found = Vec::new();
     for line in rules.lines().filter(|line| !line.trim_start().starts_with("//") && !line.trim().is_empty()) {

@@ -184,7 +184,7 @@ fn recorded_with_who_what_and_whose(cluster: &Cluster) -> Result<()> {
 const REBUILT: [(&str, Outcome); 24] = [
     ("INSERT INTO orders VALUES (6, 20)", Passes),
     ("UPDATE orders SET note = 'x' WHERE id = 2", Passes),
-    ("UPDATE orders SET tenant_id = 21 WHERE id = 2", Passes),
+    ("UPDATE orders SET tenant_id = 21 WHERE id = 2", Refused("cross_tenant")),
     ("DELETE FROM orders WHERE tenant_id = 20", Passes),
     ("INSERT INTO sessions VALUES (1)", Passes),
     ("UPDATE orders SET note = 'x' WHERE id = 77", Passes),

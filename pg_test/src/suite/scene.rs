@@ -184,13 +184,17 @@ pub fn refused_by(rule: &str, refusal: &Refusal, sql: &str) -> Result<()> {
 }
 
 /// The published contract: drivers and routers compare these.
-const SQLSTATES: [(&str, &str); 8] = [
+const SQLSTATES: [(&str, &str); 12] = [
     ("not_owner", "WG001"),
     ("tenant_frozen", "WG002"),
     ("unidentified", "WG003"),
     ("outside_surface", "WG010"),
     ("global_write", "WG011"),
+    ("cross_tenant", "WG012"),
+    ("row_budget", "WG013"),
+    ("cascade", "WG014"),
     ("unfiltered_write", "WG015"),
     ("destructive_command", "WG016"),
+    ("forbidden_setting", "WG022"),
     ("guard_tampering", "WG023"),
 ];

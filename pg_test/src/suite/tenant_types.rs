@@ -215,7 +215,7 @@ fn long_keys(cluster: &Cluster) -> Result<()> {
         operator.exec(&format!(
             "CREATE TABLE {table} (id int, name text, filler text); ALTER TABLE {table} ALTER name SET STORAGE {storage};
              GRANT ALL ON {table} TO PUBLIC; SELECT holdfast.guard_table('{table}', 'name');
-             SELECT holdfast.allow_writes('rebuilt', '{table}')"
+             SELECT holdfast.set_limits('rebuilt', tenants_per_statement := -1); SELECT holdfast.allow_writes('rebuilt', '{table}')"
         ))?;
         for length in lengths {
             for key in [format!("repeat('k', {length})"), format!("noise({length})")] {

@@ -44,7 +44,9 @@ fn copy_from_is_guarded_row_by_row(cluster: &Cluster) -> Result<()> {
         ensure!(refusal == Some((code.to_owned(), rule.to_owned())), "COPY {into}\n{rows}{refusal:?}");
     }
     ensure!(scene.contents()? == before);
-    let passed = copy(cluster, &scene, "orders (id, tenant_id, note)", "6\t20\tx\n7\t21\t\\N\n")?;
+    let two = copy(cluster, &scene, "orders (id, tenant_id, note)", "6\t20\tx\n7\t21\t\\N\n")?;
+    ensure!(two == Some(("WG012".to_owned(), "cross_tenant".to_owned())), "{two:?}");
+    let passed = copy(cluster, &scene, "orders (id, tenant_id, note)", "6\t20\tx\n7\t20\t\\N\n")?;
     ensure!(passed.is_none(), "{passed:?}");
     let copied: i64 = scene.operator()?.one("SELECT count(*) FROM orders WHERE id IN (6, 7)")?;
     ensure!(copied == 2, "{copied} rows copied");
@@ -67,21 +69,21 @@ fn foreign_key_actions_are_guarded(cluster: &Cluster) -> Result<()> {
          SELECT holdfast.exempt_table('stray')",
     )?;
     let mut rebuilt = scene.rebuilt()?;
-    let not_owner = Refused("not_owner");
+    let cascade = Refused("cascade");
     let cases = [
         ("DELETE FROM orders WHERE id = 2", Passes),
         ("UPDATE orders SET id = 200 WHERE id = 2", Passes),
         ("UPDATE items SET order_id = 1 WHERE id = 1", Passes),
         ("UPDATE tenants SET id = 21000 WHERE id = 21", Passes),
-        ("UPDATE tenants SET id = 30 WHERE id = 10", not_owner),
-        ("UPDATE tenants SET id = 30 WHERE id = 20", not_owner),
-        ("DELETE FROM tenants WHERE id = 10", not_owner),
+        ("UPDATE tenants SET id = 30 WHERE id = 10", cascade),
+        ("UPDATE tenants SET id = 30 WHERE id = 20", cascade),
+        ("DELETE FROM tenants WHERE id = 10", cascade),
         ("DELETE FROM tenants WHERE id = 20", Refused("global_write")),
     ];
     scene.judge(&mut rebuilt, &cases)?;
     // A row of another tenant that hangs on one of ours.
     scene.legacy()?.exec("UPDATE items SET order_id = 2 WHERE id = 2")?;
-    scene.judge(&mut rebuilt, &[("DELETE FROM orders WHERE id = 2", not_owner)])?;
+    scene.judge(&mut rebuilt, &[("DELETE FROM orders WHERE id = 2", cascade)])?;
     scene.legacy()?.exec("DELETE FROM items WHERE id = 2")?;
     scene.operator()?.exec("SELECT holdfast.unguard_table('stray')")?;
     scene.judge(&mut rebuilt, &[("DELETE FROM orders WHERE id = 2", Refused("outside_surface"))])
