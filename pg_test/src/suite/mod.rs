@@ -31,11 +31,14 @@ mod held;
 mod identity;
 mod inert;
 mod input;
+mod logical;
 mod modes;
 mod passes;
 mod pgbench;
+mod platform;
 mod race;
 mod refusals;
+mod restore;
 mod rooms;
 mod row_guard;
 mod runner;
@@ -71,11 +74,13 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("identity", identity::tests()),
         ("inert", inert::tests()),
         ("input", input::tests()),
+        ("logical", logical::tests()),
         ("modes", modes::tests()),
         ("passes", passes::tests()),
         ("pgbench", pgbench::tests()),
         ("race", race::tests()),
         ("refusals", refusals::tests()),
+        ("restore", restore::tests()),
         ("rooms", rooms::tests()),
         ("row_guard", row_guard::tests()),
         ("savepoints", savepoints::tests()),
