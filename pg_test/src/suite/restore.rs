@@ -29,7 +29,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// How many sessions of pg_restore load at a time.
-const JOBS: &str = "--jobs=1";
+const JOBS: &str = "--jobs=2";
 
 /// What a restored database must have in common with its original.
 struct Original<'a> {
