@@ -31,6 +31,7 @@ mod held;
 mod identity;
 mod inert;
 mod input;
+mod legacy;
 mod logical;
 mod modes;
 mod passes;
@@ -44,6 +45,7 @@ mod row_guard;
 mod runner;
 mod savepoints;
 mod scene;
+mod side_by_side;
 mod snapshots;
 mod surface;
 mod tampering;
@@ -74,6 +76,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("identity", identity::tests()),
         ("inert", inert::tests()),
         ("input", input::tests()),
+        ("legacy", legacy::tests()),
         ("logical", logical::tests()),
         ("modes", modes::tests()),
         ("passes", passes::tests()),

@@ -15,7 +15,7 @@ pub const SCHEMA: &str = include_str!("platform/schema.sql");
 const POLICY: &str = include_str!("platform/policy.sql");
 
 /// Each in a transaction of its own, as a handover wants it. Tenants of bytea and uuid columns have names of their own.
-const OWNERSHIP: [&str; 7] = [
+pub const OWNERSHIP: [&str; 7] = [
     "SELECT holdfast.cutover('20', 'rebuilt')",
     "SELECT holdfast.cutover('00000000-0000-0000-0000-00000000000b', 'rebuilt')",
     "SELECT holdfast.cutover('\\x0b', 'rebuilt')",
@@ -86,6 +86,11 @@ pub const WRITES: [&str; 34] = [
     "DROP TABLE orders",
 ];
 
+/// The policy for these login roles: in enforce mode, every tenant is legacy's.
+pub fn policy(legacy: &str, rebuilt: &str) -> String {
+    POLICY.replace("{legacy}", legacy).replace("{rebuilt}", rebuilt)
+}
+
 /// A platform in a database of its own.
 pub struct Platform {
     /// Dropped with the platform.
@@ -119,7 +124,7 @@ impl Platform {
     pub fn guard(&self, database: &Database) -> Result<()> {
         let mut dba = database.connect()?;
         dba.exec("CREATE EXTENSION holdfast")?;
-        dba.exec(&POLICY.replace("{legacy}", &self.legacy).replace("{rebuilt}", &self.rebuilt))?;
+        dba.exec(&policy(&self.legacy, &self.rebuilt))?;
         for change in OWNERSHIP {
             dba.exec(change)?;
         }
