@@ -199,6 +199,11 @@ impl Cluster {
         Database::create(&self.endpoint, prefix)
     }
 
+    /// A database that is there already, as after a restore of the whole cluster; dropped like one that was made here.
+    pub fn existing_database(&self, name: &str) -> Database {
+        Database::existing(&self.endpoint, name)
+    }
+
     /// A fresh database with the extension.
     pub fn guarded_database(&self, prefix: &str) -> Result<Database> {
         let database = self.database(prefix)?;

@@ -32,7 +32,12 @@ impl Database {
         let name = unique(prefix);
         let sql = format!("CREATE DATABASE {name} TEMPLATE template0");
         endpoint.observe("postgres")?.batch_execute(&sql)?;
-        Ok(Database { name, endpoint: endpoint.clone(), roles: Mutex::new(Vec::new()) })
+        Ok(Database::existing(endpoint, &name))
+    }
+
+    /// One that is there already.
+    pub(crate) fn existing(endpoint: &Endpoint, name: &str) -> Database {
+        Database { name: name.to_owned(), endpoint: endpoint.clone(), roles: Mutex::new(Vec::new()) }
     }
 
     /// A session of the superuser `postgres`.

@@ -4,9 +4,10 @@
 //! on servers with it, each time as both backends, and prints everything it is told: SQLSTATE, position, DETAIL, HINT,
 //! CONTEXT, names, the place in Postgres's source.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use super::Test;
+use super::side_by_side::{Script, compare};
 use crate::cluster::{Cluster, ClusterOptions};
 
 const SETUP: &str = include_str!("foreign_errors/setup.sql");
@@ -77,10 +78,10 @@ fn errors_pass_unchanged(with: &mut Cluster) -> Result<()> {
     with.endpoint().observe("postgres")?.batch_execute("CREATE DATABASE inert TEMPLATE template0")?;
     succeed(with, "inert", SETUP.split_once("-- roles end here").map_or(SETUP, |(_, tables)| tables))?;
     for backend in BACKENDS {
-        let expected = psql(&without, "shop", backend, false, CASES)?;
+        let expected = psql(&without, "shop", backend, CASES)?;
         ensure!(expected.matches("LOCATION:").count() >= 150, "too few errors, see:\n{expected}");
         for (database, guarded) in [("shop", "guarded"), ("inert", "in a database without the extension")] {
-            let actual = psql(with, database, backend, false, CASES)?;
+            let actual = psql(with, database, backend, CASES)?;
             compare(&format!("as {}, {guarded}", backend.role), &expected, &actual)?;
         }
     }
@@ -92,43 +93,20 @@ fn errors_pass_unchanged(with: &mut Cluster) -> Result<()> {
 }
 
 fn succeed(cluster: &Cluster, database: &str, sql: &str) -> Result<()> {
-    psql(cluster, database, DBA, true, sql).map(drop)
+    script(database, DBA, |script| script.succeed(cluster, sql))
 }
 
-/// What psql prints, errors in place, without what differs by nature: the database's name and the random end of ours.
-fn psql(cluster: &Cluster, database: &str, backend: Backend, stop: bool, sql: &str) -> Result<String> {
+fn psql(cluster: &Cluster, database: &str, backend: Backend, sql: &str) -> Result<String> {
+    script(database, backend, |script| script.run(cluster, sql))
+}
+
+/// The cases as a backend runs them; they know its tenant, and how to reach the database from beside.
+fn script<T>(database: &str, backend: Backend, run: impl FnOnce(&Script) -> T) -> T {
     let Backend { role, tenant, proven } = backend;
-    let mut command = cluster.command("/bin/sh");
-    command.args(["-c", "exec \"$0\" \"$@\" 2>&1"]).arg(cluster.postgres().bin("psql"));
-    command.args(["-X", "-q", "-v", "VERBOSITY=verbose", "-v", "SHOW_CONTEXT=always"]);
-    command.args(["-v", &format!("tenant={tenant}"), "-v", &format!("proven={proven}")]);
-    command.args(["-v", &format!("ON_ERROR_STOP={stop}"), "-f", "-", "-U", role, "-d", database]);
-    // For what the cases run beside themselves.
-    command.env("PATH", format!("{}:/usr/bin:/bin", cluster.postgres().bin("").display()));
-    command.env("ROLE", role).env("SHOP", database).env("TENANT", tenant);
-    let done = cluster.output(command, sql)?;
-    let text = String::from_utf8_lossy(&done.stdout).into_owned();
-    ensure!(!stop || done.status.success(), "the script failed in {database}:\n{text}");
-    Ok(text.replace(&format!("\"{database}\""), "\"<database>\""))
-}
-
-/// An error that shows each differing case whole, both ways.
-fn compare(where_: &str, expected: &str, actual: &str) -> Result<()> {
-    if expected == actual {
-        return Ok(());
-    }
-    let (expected, actual) = (cases(expected), cases(actual));
-    let mut report = format!("{where_}:\n");
-    for ((name, without), (_, with)) in expected.iter().zip(&actual).filter(|(a, b)| a != b) {
-        report.push_str(&format!("--- {name}, without holdfast\n{without}\n--- {name}, with holdfast\n{with}\n"));
-    }
-    if expected.len() != actual.len() {
-        report.push_str(&format!("{} cases without holdfast, {} with it\n", expected.len(), actual.len()));
-    }
-    bail!("{report}")
-}
-
-/// The parts between the lines `== name`.
-fn cases(output: &str) -> Vec<(&str, &str)> {
-    output.split("== ").filter_map(|case| case.split_once('\n')).collect()
+    run(&Script {
+        database,
+        role,
+        variables: &[("QUIET", "on"), ("tenant", tenant), ("proven", if proven { "true" } else { "false" })],
+        environment: &[("ROLE", role), ("SHOP", database), ("TENANT", tenant)],
+    })
 }

@@ -31,16 +31,21 @@ mod held;
 mod identity;
 mod inert;
 mod input;
+mod legacy;
+mod logical;
 mod modes;
 mod passes;
 mod pgbench;
+mod platform;
 mod race;
 mod refusals;
+mod restore;
 mod rooms;
 mod row_guard;
 mod runner;
 mod savepoints;
 mod scene;
+mod side_by_side;
 mod snapshots;
 mod surface;
 mod tampering;
@@ -71,11 +76,14 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("identity", identity::tests()),
         ("inert", inert::tests()),
         ("input", input::tests()),
+        ("legacy", legacy::tests()),
+        ("logical", logical::tests()),
         ("modes", modes::tests()),
         ("passes", passes::tests()),
         ("pgbench", pgbench::tests()),
         ("race", race::tests()),
         ("refusals", refusals::tests()),
+        ("restore", restore::tests()),
         ("rooms", rooms::tests()),
         ("row_guard", row_guard::tests()),
         ("savepoints", savepoints::tests()),

@@ -1,0 +1,47 @@
+-- Extensions come, are updated, are used and go; as superuser.
+
+\echo == contribs
+CREATE EXTENSION hstore;
+CREATE EXTENSION citext;
+CREATE EXTENSION pg_trgm VERSION '1.3';
+ALTER EXTENSION pg_trgm UPDATE;
+CREATE EXTENSION btree_gist;
+CREATE EXTENSION btree_gin;
+CREATE EXTENSION "uuid-ossp";
+CREATE EXTENSION pgcrypto;
+CREATE EXTENSION tablefunc;
+CREATE EXTENSION intarray;
+CREATE EXTENSION ltree;
+CREATE EXTENSION unaccent;
+CREATE EXTENSION fuzzystrmatch;
+CREATE EXTENSION cube;
+CREATE EXTENSION earthdistance;
+CREATE EXTENSION pageinspect;
+CREATE EXTENSION pgstattuple;
+CREATE EXTENSION pgrowlocks;
+CREATE EXTENSION amcheck;
+CREATE EXTENSION lo;
+CREATE EXTENSION postgres_fdw;
+CREATE EXTENSION dblink;
+CREATE EXTENSION file_fdw;
+SELECT bt_index_check('orders_pkey');
+SELECT tuple_count >= 0 FROM pgstattuple('orders');
+ALTER EXTENSION hstore SET SCHEMA "Billing Dept";
+CREATE TABLE tagged (id int, tags "Billing Dept".hstore, name citext);
+INSERT INTO tagged VALUES (1, 'a=>1', 'Name');
+SELECT * FROM tagged WHERE name = 'NAME';
+CREATE INDEX ON orders USING gin (note gin_trgm_ops);
+SELECT count(*) >= 0 FROM orders WHERE note % 'x';
+CREATE TRIGGER manage BEFORE UPDATE OR DELETE ON tagged FOR EACH ROW EXECUTE FUNCTION lo_manage(id);
+DROP EXTENSION lo;
+DROP EXTENSION lo CASCADE;
+DROP EXTENSION hstore CASCADE;
+DROP EXTENSION earthdistance, cube;
+CREATE EXTENSION earthdistance CASCADE;
+CREATE LANGUAGE plperlnot;
+CREATE EVENT TRIGGER noticed ON ddl_command_end EXECUTE FUNCTION nothing();
+CREATE FUNCTION noticed() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '%', tg_tag; END $$;
+CREATE EVENT TRIGGER noticed ON ddl_command_end EXECUTE FUNCTION noticed();
+CREATE TABLE noticed (id int);
+ALTER TABLE orders ADD COLUMN noticed int;
+DROP EVENT TRIGGER noticed;

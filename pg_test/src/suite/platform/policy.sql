@@ -1,0 +1,36 @@
+-- The policy on it. Tenant 20 moves to the rebuilt backend afterwards, 40 is frozen.
+
+SELECT holdfast.begin_migration('legacy', 'rebuilt', current_date + 90);
+SELECT holdfast.add_backend('batch', 'proven');
+SELECT holdfast.add_identity('legacy', role => '{legacy}');
+SELECT holdfast.add_identity('rebuilt', role => '{rebuilt}');
+SELECT holdfast.add_identity('batch', application_name => 'nightly%', client_network => '10.0.0.0/8', priority => 7);
+SELECT holdfast.guard_global('plans');
+SELECT holdfast.guard_table('customers', 'tenant_id');
+SELECT holdfast.guard_table('orders', 'tenant_id');
+SELECT holdfast.guard_table('by_bigint', 'tenant');
+SELECT holdfast.guard_table('by_smallint', 'tenant');
+SELECT holdfast.guard_table('by_uuid', 'tenant');
+SELECT holdfast.guard_table('by_text', 'tenant');
+SELECT holdfast.guard_table('by_varchar', 'tenant');
+SELECT holdfast.guard_table('by_domain', 'tenant');
+SELECT holdfast.guard_table('by_bytea', 'tenant');
+SELECT holdfast.guard_table('"Billing Dept"."Invoice ""2"""', 'Tenant Id');
+SELECT holdfast.guard_table('log', 'tenant_id');
+SELECT holdfast.guard_table('assets', 'tenant_id');
+SELECT holdfast.exempt_table('sessions');
+SELECT holdfast.exempt_table('audit');
+SELECT holdfast.exempt_table('ledger', 'legacy');
+SELECT holdfast.allow_writes('rebuilt', 'orders');
+SELECT holdfast.allow_writes('rebuilt', 'customers', '{update}', '{name}');
+SELECT holdfast.allow_writes('rebuilt', 'log', '{insert}');
+SELECT holdfast.allow_writes('rebuilt', 'assets');
+SELECT holdfast.allow_writes('rebuilt', 'vehicles');
+SELECT holdfast.allow_writes('rebuilt', 'by_uuid');
+SELECT holdfast.allow_writes('rebuilt', 'by_text');
+SELECT holdfast.allow_writes('rebuilt', 'by_bytea');
+SELECT holdfast.allow_writes('rebuilt', '"Billing Dept"."Invoice ""2"""', '{insert,delete}');
+SELECT holdfast.set_limits('rebuilt', rows_per_transaction => 500);
+SELECT holdfast.set_mode('enforce');
+SELECT holdfast.set_mode('observe', 'batch');
+SELECT holdfast.set_mode('observe', 'rebuilt', 'unfiltered_write');
