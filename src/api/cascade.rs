@@ -53,7 +53,7 @@ fn cascade_preview(
         check_relation(relation);
         let mut database = Database::new(facts());
         let first = database.deleted(relation, predicate);
-        let consequences = cascade::follow(&mut database, relation.0.to_u32(), first);
+        let consequences = cascade::follow(&mut database, first);
         consequences.into_iter().map(|consequence| database.told(consequence)).collect::<Vec<_>>()
     });
     TableIterator::new(rows)
@@ -104,8 +104,8 @@ impl Database {
         Database { session, keys, joins, tenants: HashMap::new(), names: HashMap::new() }
     }
 
-    /// The rows that the DELETE itself takes.
-    fn deleted(&mut self, relation: Regclass, predicate: &str) -> Vec<Found> {
+    /// The rows that the DELETE itself takes, each with its table: where the row is in a partition, the whole.
+    fn deleted(&mut self, relation: Regclass, predicate: &str) -> Vec<(u32, Found)> {
         let name = reading::with_pinned_names(|| qualified(relation.0.to_u32()));
         // Under the caller's own search_path, and with the table's own name, as DELETE would read the condition.
         let sql = format!("SELECT tableoid, ctid FROM {name} WHERE ({predicate}\n)");
@@ -115,13 +115,14 @@ impl Database {
         }
         let mut found = Vec::new();
         for (table, rows) in places {
-            let (name, tenant) = reading::with_pinned_names(|| (qualified(table), self.tenant_of(table, "c", 0)));
+            let (name, tenant, whole) =
+                reading::with_pinned_names(|| (qualified(table), self.tenant_of(table, "c", 0), whole(table)));
             let sql = format!(
                 "SELECT d.n, c.tableoid, c.ctid, {tenant}
                  FROM unnest($1::text::tid[]) WITH ORDINALITY AS d (place, n)
                  JOIN ONLY {name} AS c ON c.ctid = d.place ORDER BY d.n"
             );
-            found.extend(self.found(&sql, &rows).into_iter().map(|(_, found)| found));
+            found.extend(self.found(&sql, &rows).into_iter().map(|(_, found)| (whole, found)));
         }
         found
     }
@@ -307,6 +308,12 @@ fn parent(table: u32, column: &str, above: &str, row: &str) -> Option<(u32, Stri
     );
     let arguments = [Oid::from(table).into(), column.into(), above.into(), row.into()];
     reading::rows(&sql, &arguments, |row| (row.oid(0), row.text(1), row.text(2))).pop()
+}
+
+/// The partitioned table that a partition belongs to; any other table itself.
+fn whole(table: u32) -> u32 {
+    let sql = "SELECT coalesce(pg_partition_root($1)::oid, $1)";
+    reading::rows(sql, &[Oid::from(table).into()], |row| row.oid(0)).pop().unwrap_or(table)
 }
 
 /// A table's name, qualified and quoted.

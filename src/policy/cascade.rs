@@ -149,7 +149,7 @@ struct Outcome {
 struct Following<'a, S: Source> {
     source: &'a mut S,
     ways: Vec<Way>,
-    known_ways: HashMap<(usize, u32), usize>,
+    known_ways: HashMap<(Option<usize>, u32), usize>,
     fates: HashMap<RowId, Fate>,
     outcomes: Vec<Outcome>,
     checked_later: Vec<(usize, Rc<[String]>, Found)>,
@@ -164,21 +164,21 @@ struct Reached {
     found: Found,
 }
 
-/// Everything that deleting `first` from a table, and what `relation` stands for it, would take: by depth, then in the
-/// order in which it was found, then by effect and tenant.
-pub fn follow<S: Source>(source: &mut S, relation: u32, first: Vec<Found>) -> Vec<Consequence> {
-    let root = Way { before: None, table: relation, depth: 0 };
+/// Everything that deleting `first` would take, each row with its table as users name it: by depth, then in the order in
+/// which it was found, then by effect and tenant.
+pub fn follow<S: Source>(source: &mut S, first: Vec<(u32, Found)>) -> Vec<Consequence> {
     let mut following = Following {
         source,
-        ways: vec![root],
+        ways: Vec::new(),
         known_ways: HashMap::new(),
         fates: HashMap::new(),
         outcomes: Vec::new(),
         checked_later: Vec::new(),
         next: Vec::new(),
     };
-    for found in first {
-        following.delete(found, 0);
+    for (table, found) in first {
+        let way = following.way(None, table);
+        following.delete(found, way);
     }
     while !following.next.is_empty() {
         following.level();
@@ -233,7 +233,7 @@ impl<S: Source> Following<'_, S> {
         if !self.still_refers(found.row, &key.referencing) {
             return;
         }
-        let way = self.way(cause.way, key.child);
+        let way = self.way(Some(cause.way), key.child);
         match (key.reaction, &cause.set) {
             (Reaction::Cascade, None) => self.delete(found, way),
             (Reaction::Cascade, Some((effect, columns))) => {
@@ -285,11 +285,11 @@ impl<S: Source> Following<'_, S> {
         }
     }
 
-    fn way(&mut self, before: usize, table: u32) -> usize {
-        let depth = self.ways.get(before).map_or(0, |way| way.depth) + 1;
+    fn way(&mut self, before: Option<usize>, table: u32) -> usize {
+        let depth = before.and_then(|before| self.ways.get(before)).map_or(0, |way| way.depth + 1);
         let ways = &mut self.ways;
         *self.known_ways.entry((before, table)).or_insert_with(|| {
-            ways.push(Way { before: Some(before), table, depth });
+            ways.push(Way { before, table, depth });
             ways.len() - 1
         })
     }

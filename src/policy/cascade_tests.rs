@@ -27,13 +27,12 @@ impl Model {
 
     /// `path effect rows`, one a line.
     fn told(&mut self, first: &[RowId]) -> Vec<String> {
-        let table = first.first().map_or(0, |row| row.table);
-        let first = first.iter().map(|row| Found { row: *row, tenant: None }).collect();
+        let first = first.iter().map(|row| (row.table, Found { row: *row, tenant: None })).collect();
         let line = |c: Consequence| {
             let path: Vec<String> = c.path.iter().map(ToString::to_string).collect();
             format!("{} {} {}", told(&path), c.effect, c.rows)
         };
-        follow(self, table, first).into_iter().map(line).collect()
+        follow(self, first).into_iter().map(line).collect()
     }
 }
 
@@ -165,9 +164,9 @@ fn a_set_column_that_others_refer_to_is_passed_on() {
 #[test]
 fn tenants_are_told_apart() {
     let mut model = Model::default();
-    let found = |number, tenant: Option<&str>| Found { row: row(10, number), tenant: tenant.map(Into::into) };
+    let found = |number, tenant: Option<&str>| (10, Found { row: row(10, number), tenant: tenant.map(Into::into) });
     let first = vec![found(1, Some("7")), found(2, Some("8")), found(3, Some("7")), found(4, None)];
-    let told: Vec<_> = follow(&mut model, 10, first).into_iter().map(|c| (c.tenant, c.rows, c.example)).collect();
+    let told: Vec<_> = follow(&mut model, first).into_iter().map(|c| (c.tenant, c.rows, c.example)).collect();
     let expected = vec![(None, 1, row(10, 4)), (Some("7".into()), 2, row(10, 1)), (Some("8".into()), 1, row(10, 2))];
     assert_eq!(told, expected);
 }
