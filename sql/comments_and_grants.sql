@@ -43,6 +43,7 @@ COMMENT ON FUNCTION holdfast.cutover IS 'Hands a tenant to another backend; writ
 COMMENT ON FUNCTION holdfast.rollback_cutover IS 'Hands a tenant back to the backend that owned it before';
 COMMENT ON FUNCTION holdfast.freeze IS 'Stops all writes to a tenant, until a time or until it is unfrozen';
 COMMENT ON FUNCTION holdfast.unfreeze IS 'Ends a freeze';
+COMMENT ON FUNCTION holdfast.cascade_preview IS 'What a DELETE would take with it through foreign keys';
 COMMENT ON FUNCTION holdfast.flush_events IS 'Waits until the events queued now are committed; returns how many';
 COMMENT ON FUNCTION holdfast.grant_operator IS 'Lets a role call every function and read every view';
 COMMENT ON FUNCTION holdfast.grant_auditor IS 'Lets a role read every view';

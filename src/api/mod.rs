@@ -7,6 +7,7 @@
 
 mod access;
 mod audit;
+mod cascade;
 mod guarding;
 mod identity;
 mod limits;

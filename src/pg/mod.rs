@@ -17,6 +17,7 @@
 //! | [`plan`] | what a plan tree says |
 //! | [`scan`] | reads tables without SPI |
 //! | [`catalog`] | the extension's tables |
+//! | [`reading`] | queries of users that change nothing |
 //! | [`invalidation`] | when to read them again |
 //! | [`audit`] | hands events to the worker, which commits them |
 //! | [`report`] | raises a refusal |
@@ -37,6 +38,7 @@ pub mod keys;
 pub mod locks;
 pub mod parents;
 pub mod plan;
+pub mod reading;
 pub mod relation;
 pub mod report;
 pub mod scan;

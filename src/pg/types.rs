@@ -48,6 +48,14 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Regclass {
     }
 }
 
+// SAFETY: boxes what return_sql() declares.
+unsafe impl BoxRet for Regclass {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
+        // SAFETY: an oid is passed by value.
+        unsafe { fcinfo.return_raw_datum(pg_sys::Datum::from(self.0)) }
+    }
+}
+
 // SAFETY: pg_lsn is an unsigned 64-bit number.
 unsafe impl SqlTranslatable for PgLsn {
     fn argument_sql() -> Result<SqlMapping, ArgumentError> {

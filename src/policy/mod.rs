@@ -10,6 +10,7 @@
 //! | [`ownership`] | who may write a tenant; whether a cutover may start |
 //! | [`surface`] | which tables, commands and columns a backend may write |
 //! | [`command`] | which commands and plans an unproven backend may run |
+//! | [`cascade`] | what a DELETE takes with it |
 //! | [`limits`] | how much a backend may write |
 //! | [`mode`] | whether a broken rule is ignored, recorded or refused |
 //! | [`rules`] | the name, SQLSTATE and wording of every refusal |
@@ -17,6 +18,7 @@
 //! | [`set`] | all of a database's policy, as one value |
 
 pub mod backend;
+pub mod cascade;
 pub mod command;
 pub mod events;
 pub mod identity;

@@ -19,6 +19,7 @@
 
 mod access;
 mod audit;
+mod cascade_preview;
 mod crash;
 mod crash_safety;
 mod cutover;
@@ -65,6 +66,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
     vec![
         ("access", access::tests()),
         ("audit", audit::tests()),
+        ("cascade_preview", cascade_preview::tests()),
         ("crash", crash::tests()),
         ("crash_safety", crash_safety::tests()),
         ("cutover", cutover::tests()),

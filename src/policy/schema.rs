@@ -1,0 +1,363 @@
+//! Whose rows the tables of a schema hold, as far as their columns and foreign keys tell.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+
+/// How a table's rows come to their tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TenantBy {
+    /// By a column.
+    Column(String),
+    /// By the parent row that a foreign key leads to; one of its columns.
+    Via(String),
+    /// They all belong to one.
+    Constant(String),
+}
+
+/// Whose rows a table holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A tenant's.
+    Tenant(TenantBy),
+    /// Everybody's.
+    Global,
+    /// Outside the guard.
+    Exempt,
+}
+
+/// The tenant column that was asked for, in one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// The table has none of this name.
+    Missing,
+    /// It can be a tenant column.
+    Fit,
+    /// It can't; why, as a clause.
+    Unfit(String),
+}
+
+/// A foreign key of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignKey {
+    /// Its columns.
+    pub columns: Vec<String>,
+    /// The table that it leads to; the whole where it leads to a partition.
+    pub parent: u32,
+    /// The columns there.
+    pub referenced: Vec<String>,
+    /// Whether a row may do without a parent.
+    pub nullable: bool,
+}
+
+/// What is known of a table. Besides those of the schema these are the tables of others that foreign keys lead to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Its number.
+    pub oid: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is in the schema, so that there is something to propose.
+    pub asked: bool,
+    /// How it is classified already.
+    pub class: Option<Class>,
+    /// The extension that it belongs to.
+    pub extension: Option<String>,
+    /// The tables that it inherits from.
+    pub inherits: Vec<u32>,
+    /// The tenant column.
+    pub column: Column,
+    /// Columns that tenant columns refer to, and whether each can be one itself.
+    pub keys: Vec<ForeignKey>,
+}
+
+/// What is to be done about a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing: it is classified.
+    Keep,
+    /// Classify it as proposed.
+    Guard,
+    /// A human must say.
+    Decide,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Action::Keep => "keep",
+            Action::Guard => "guard",
+            Action::Decide => "decide",
+        })
+    }
+}
+
+/// What is proposed for a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// The table.
+    pub table: u32,
+    /// Its class; none where a human must say.
+    pub class: Option<Class>,
+    /// What is to be done.
+    pub action: Action,
+    /// Why, as a sentence.
+    pub reason: String,
+}
+
+/// A foreign key that leads to tenants.
+struct Way<'a> {
+    key: &'a ForeignKey,
+    /// How many foreign keys there are to the nearest table that tells the tenant by itself.
+    length: usize,
+    /// The tables in which it can end.
+    ends: BTreeSet<u32>,
+}
+
+struct Schema<'a> {
+    tables: BTreeMap<u32, &'a Table>,
+    tenant_column: &'a str,
+    decided: BTreeMap<u32, Proposal>,
+}
+
+/// What to make of each table of a schema, parents before children. `tenant` says that all of them belong to one tenant.
+pub fn propose(tables: &[Table], tenant_column: &str, tenant: Option<&str>) -> Vec<Proposal> {
+    let by_oid: BTreeMap<u32, &Table> = tables.iter().map(|table| (table.oid, table)).collect();
+    let mut schema = Schema { tables: by_oid, tenant_column, decided: BTreeMap::new() };
+    for table in tables {
+        if let Some(proposal) = schema.by_itself(table, tenant) {
+            schema.decided.insert(table.oid, proposal);
+        }
+    }
+    schema.registers();
+    let by_keys: Vec<Proposal> =
+        { tables.iter() }.filter(|t| !schema.decided.contains_key(&t.oid)).map(|table| schema.by_keys(table)).collect();
+    schema.decided.extend(by_keys.into_iter().map(|proposal| (proposal.table, proposal)));
+    schema.unsettle();
+
+    let mut proposals: Vec<(usize, &str, Proposal)> = Vec::new();
+    for table in tables.iter().filter(|table| table.asked) {
+        if let Some(proposal) = schema.decided.get(&table.oid) {
+            proposals.push((schema.chain(table.oid).len(), &table.name, proposal.clone()));
+        }
+    }
+    proposals.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    proposals.into_iter().map(|(_, _, proposal)| proposal).collect()
+}
+
+impl Schema<'_> {
+    /// What a table tells without its foreign keys.
+    fn by_itself(&self, table: &Table, tenant: Option<&str>) -> Option<Proposal> {
+        let column = self.tenant_column;
+        if let Some(class) = &table.class {
+            let reason = "It is classified already.".to_owned();
+            return Some(Proposal { table: table.oid, class: Some(class.clone()), action: Action::Keep, reason });
+        }
+        if !table.asked {
+            let reason = format!("Table {} of another schema isn't classified.", table.name);
+            return Some(decide(table, reason));
+        }
+        if let Some(extension) = &table.extension {
+            return Some(decide(table, format!("It belongs to the extension {extension}.")));
+        }
+        if let Some(tenant) = tenant {
+            let reason = format!("Every table of this schema belongs to tenant \"{tenant}\".");
+            return Some(guard(table, Class::Tenant(TenantBy::Constant(tenant.to_owned())), reason));
+        }
+        match &table.column {
+            Column::Fit => {
+                let reason = format!("It has the column {column}.");
+                Some(guard(table, Class::Tenant(TenantBy::Column(column.to_owned())), reason))
+            }
+            Column::Unfit(why) => Some(decide(table, format!("Its column {column} can't be the tenant column: {why}."))),
+            Column::Missing => None,
+        }
+    }
+
+    /// The tables in which each tenant has a row: tenant columns refer to their key.
+    fn registers(&mut self) {
+        let mut found: BTreeMap<u32, (BTreeSet<&str>, Vec<&str>)> = BTreeMap::new();
+        for table in self.tables.values() {
+            let own = match self.decided.get(&table.oid).and_then(|p| p.class.as_ref()) {
+                Some(Class::Tenant(TenantBy::Column(column))) => column,
+                _ => continue,
+            };
+            for key in &table.keys {
+                if let ([column], [referenced]) = (key.columns.as_slice(), key.referenced.as_slice())
+                    && column == own
+                    && !self.decided.contains_key(&key.parent)
+                {
+                    let (columns, referring) = found.entry(key.parent).or_default();
+                    columns.insert(referenced);
+                    referring.push(&table.name);
+                }
+            }
+        }
+        for (oid, (columns, referring)) in found {
+            let Some(table) = self.tables.get(&oid) else { continue };
+            let columns: Vec<&str> = columns.into_iter().collect();
+            let proposal = match columns.as_slice() {
+                [column] => {
+                    let reason = format!("The tenant columns of {} refer to its column {column}.", listed(&referring));
+                    guard(table, Class::Tenant(TenantBy::Column((*column).to_owned())), reason)
+                }
+                columns => {
+                    let reason = format!("Tenant columns refer to its columns {}; which is the tenant?", listed(columns));
+                    decide(table, reason)
+                }
+            };
+            self.decided.insert(oid, proposal);
+        }
+    }
+
+    /// What the foreign keys of a table tell.
+    fn by_keys(&self, table: &Table) -> Proposal {
+        let ways: Vec<Way> = table.keys.iter().filter_map(|key| self.way(table.oid, key)).collect();
+        let certain: Vec<&Way> = ways.iter().filter(|way| !way.key.nullable).collect();
+        let ends = certain.iter().flat_map(|way| &way.ends).collect::<BTreeSet<_>>();
+        let length = certain.iter().map(|way| way.length).min();
+        let shortest: Vec<&Way> = certain.iter().copied().filter(|way| Some(way.length) == length).collect();
+        let chosen = match (ways.as_slice(), certain.as_slice(), shortest.as_slice()) {
+            ([], ..) => return self.global(table),
+            ([only], ..) => (only, ""),
+            (_, [only], _) => (*only, "; it is the only one that is never null"),
+            (_, [_, ..], [shortest]) if ends.len() == 1 => (*shortest, "; longer ways end in the same table"),
+            _ => {
+                let ways: Vec<String> = ways.iter().map(|way| self.described(way)).collect();
+                return decide(table, format!("Several foreign keys lead to tenants: {}.", ways.join("; ")));
+            }
+        };
+        let (way, because) = chosen;
+        let Some(column) = telling(table, way.key) else {
+            return decide(table, format!("No column belongs to the foreign key ({}) alone.", way.key.columns.join(", ")));
+        };
+        let nullable = if way.key.nullable { "; a row where it is null belongs to everybody" } else { "" };
+        let reason =
+            format!("Its tenant is that of its row in {}, by {column}{because}{nullable}.", self.name(way.key.parent));
+        guard(table, Class::Tenant(TenantBy::Via(column.to_owned())), reason)
+    }
+
+    fn global(&self, table: &Table) -> Proposal {
+        let column = self.tenant_column;
+        let above = table.inherits.iter().filter_map(|parent| Some((parent, self.decided.get(parent)?)));
+        for (parent, proposal) in above {
+            if !matches!(proposal.class, Some(Class::Global)) {
+                let reason = format!("It inherits from {}, but has neither its tenant nor its keys.", self.name(*parent));
+                return decide(table, reason);
+            }
+        }
+        let referring: Vec<&str> = { self.tables.values() }
+            .filter(|other| other.oid != table.oid && other.keys.iter().any(|key| key.parent == table.oid))
+            .map(|other| other.name.as_str())
+            .collect();
+        let referred = match referring.as_slice() {
+            [] => "nothing refers to it".to_owned(),
+            [one] => format!("{one} refers to it"),
+            several => format!("{} refer to it", listed(several)),
+        };
+        let reason = format!("It has no column {column}, and no foreign key of it leads to a tenant; {referred}.");
+        guard(table, Class::Global, reason)
+    }
+
+    /// Where a foreign key leads, looked at without coming back to its own table.
+    fn way<'k>(&self, from: u32, key: &'k ForeignKey) -> Option<Way<'k>> {
+        let (mut ends, mut length) = (BTreeSet::new(), None);
+        let mut seen = BTreeSet::from([from]);
+        let mut queue = VecDeque::from([(key.parent, 1)]);
+        while let Some((oid, steps)) = queue.pop_front() {
+            if !seen.insert(oid) {
+                continue;
+            }
+            match self.decided.get(&oid).map(|proposal| &proposal.class) {
+                Some(Some(Class::Global | Class::Exempt)) => {}
+                // Also one that must be decided: it may turn out to be a tenant's.
+                Some(_) => {
+                    ends.insert(oid);
+                    length.get_or_insert(steps);
+                }
+                None => {
+                    let keys = self.tables.get(&oid).map(|table| table.keys.as_slice()).unwrap_or_default();
+                    queue.extend(keys.iter().map(|key| (key.parent, steps + 1)));
+                }
+            }
+        }
+        length.map(|length| Way { key, length, ends })
+    }
+
+    fn described(&self, way: &Way) -> String {
+        let nullable = if way.key.nullable { ", nullable" } else { "" };
+        format!("{} → {}{nullable}", way.key.columns.join(", "), self.name(way.key.parent))
+    }
+
+    /// Makes undecided what hangs on something that is.
+    fn unsettle(&mut self) {
+        for oid in self.tables.keys().copied().collect::<Vec<_>>() {
+            let chain = self.chain(oid);
+            let Some(last) = chain.last().filter(|last| **last != oid) else { continue };
+            let settled = self.decided.get(last).is_some_and(|proposal| {
+                matches!(proposal.class, Some(Class::Tenant(TenantBy::Column(_) | TenantBy::Constant(_))))
+                    || proposal.action == Action::Keep
+            });
+            if let (false, Some(table)) = (settled, self.tables.get(&oid)) {
+                let via = chain.get(1).copied().unwrap_or(*last);
+                let reason = match self.decided.get(last).map(|proposal| proposal.action) {
+                    Some(Action::Decide) => format!(
+                        "Its tenant is that of its row in {}, but {} must be classified first.",
+                        self.name(via),
+                        self.name(*last)
+                    ),
+                    _ => format!("Its foreign key to {} leads back to itself.", self.name(via)),
+                };
+                let proposal = decide(table, reason);
+                self.decided.insert(oid, proposal);
+            }
+        }
+    }
+
+    /// The tables on the way from one to its tenant, by the columns that were chosen; it ends where it would go round.
+    fn chain(&self, from: u32) -> Vec<u32> {
+        let mut chain = vec![from];
+        let mut at = from;
+        while let Some(Class::Tenant(TenantBy::Via(column))) = self.decided.get(&at).and_then(|p| p.class.as_ref()) {
+            let key = self.tables.get(&at).and_then(|table| {
+                table.keys.iter().find(|key| telling(table, key) == Some(column) && key.parent != at)
+            });
+            match key {
+                Some(key) if !chain.contains(&key.parent) => at = key.parent,
+                _ => break,
+            }
+            chain.push(at);
+        }
+        chain
+    }
+
+    fn name(&self, oid: u32) -> &str {
+        self.tables.get(&oid).map_or("another table", |table| &table.name)
+    }
+}
+
+/// The column that names a foreign key: one that no other has.
+fn telling<'a>(table: &Table, key: &'a ForeignKey) -> Option<&'a String> {
+    let alone = |column: &&String| table.keys.iter().filter(|other| other.columns.contains(column)).count() == 1;
+    key.columns.iter().find(alone)
+}
+
+fn guard(table: &Table, class: Class, reason: String) -> Proposal {
+    Proposal { table: table.oid, class: Some(class), action: Action::Guard, reason }
+}
+
+fn decide(table: &Table, reason: String) -> Proposal {
+    Proposal { table: table.oid, class: None, action: Action::Decide, reason }
+}
+
+/// A few names, and how many more there are.
+fn listed(names: &[&str]) -> String {
+    const MOST: usize = 3;
+    match names.len().checked_sub(MOST) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..MOST].join(", ")),
+    }
+}
+
+#[cfg(test)]
+#[path = "schema_tests.rs"]
+mod tests;
