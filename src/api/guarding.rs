@@ -103,6 +103,24 @@ fn guarded_parent(session: &Session, relation: Regclass, via: &str, parent: Regc
     )
 }
 
+/// A table that tells whose the rows of others are must stay a tenant table.
+fn refuse_parent(session: &Session, relation: Regclass) {
+    if !session.policy.parents.contains(&relation.0.to_u32()) {
+        return;
+    }
+    let children = fetch::<String>(
+        "SELECT pg_catalog.string_agg(relation::pg_catalog.text, ', ' ORDER BY relation::pg_catalog.text)
+         FROM holdfast.classified_table WHERE parent = $1",
+        &[relation.into()],
+    );
+    error(
+        PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+        format!("rows of other tables get their tenants from table \"{}\"", name(relation)),
+        format!("These are: {}.", children.unwrap_or_default()),
+        "Say first in another way whose their rows are, with SELECT holdfast.guard_table(...).",
+    );
+}
+
 /// Whether the way from `parent` to its tenants passes through `relation`.
 fn leads_back(session: &Session, relation: Regclass, parent: Regclass) -> bool {
     let mut at = parent.0;
@@ -191,6 +209,7 @@ fn drop_triggers(relation: Regclass) {
 fn guard_global(relation: Option<Regclass>) {
     let session = facts();
     let relation = guardable(&session, required(relation, "relation"));
+    refuse_parent(&session, relation);
     guard_as_global(&session, relation);
 }
 
@@ -212,6 +231,7 @@ fn exempt_table(relation: Option<Regclass>, backend: default!(Option<&str>, "NUL
     let session = facts();
     let relation = guardable(&session, required(relation, "relation"));
     let backend = backend.map(|b| known_backend(&session, b));
+    refuse_parent(&session, relation);
     drop_triggers(relation);
     classify(relation, "exempt", None, backend);
 }
@@ -221,6 +241,7 @@ fn exempt_table(relation: Option<Regclass>, backend: default!(Option<&str>, "NUL
 #[search_path(pg_catalog, pg_temp)]
 fn unguard_table(relation: Option<Regclass>) {
     let relation = required(relation, "relation");
+    refuse_parent(&facts(), relation);
     let removed =
         affected("DELETE FROM holdfast.classified_table WHERE relation = $1 RETURNING relation", &[relation.into()]);
     if removed == 0 {

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | [`hooks`] | save the previous hook, check, forward |
 //! | [`trigger`] | the row guard |
+//! | [`row_count`] | counts its rows |
 //! | [`cascade`] | how foreign keys led to a row |
 //! | [`keys`] | tenant keys as they lie in rows |
+//! | [`orphans`] | rows written before their parents |
 //! | [`parents`] | the tenant of a row by its foreign key |
 //! | [`statement`] | counts what a statement of the client writes |
 //! | [`tenants`] | the writer's side of the ownership protocol |
@@ -36,11 +38,13 @@ pub mod hooks;
 pub mod invalidation;
 pub mod keys;
 pub mod locks;
+pub mod orphans;
 pub mod parents;
 pub mod plan;
 pub mod reading;
 pub mod relation;
 pub mod report;
+pub mod row_count;
 pub mod scan;
 pub mod session;
 pub mod statement;

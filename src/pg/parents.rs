@@ -124,7 +124,7 @@ impl ParentLink {
     }
 
     /// Identifies the parent of a row within a transaction; none if the foreign key is null.
-    fn key(&self, value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>) -> Option<Vec<u8>> {
+    pub fn key(&self, value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>) -> Option<Vec<u8>> {
         let mut key = self.constraint.to_u32().to_ne_bytes().to_vec();
         for column in &self.columns {
             keys::append_bytes(&mut key, column.of, value(column.attnum)?);

@@ -12,7 +12,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::locks::{self, Patience, Tag};
 use super::session::Session;
-use super::{gucs, invalidation, keys, parents, report};
+use super::{gucs, invalidation, keys, parents, report, trigger};
 use crate::policy::ownership::{Freeze, TenantState};
 use crate::policy::tenant::TenantKey;
 
@@ -32,6 +32,13 @@ pub struct Tenant {
     pub owner: Option<String>,
     /// A freeze, in force or expired.
     pub freeze: Option<Freeze>,
+}
+
+impl Tenant {
+    /// The freeze that holds now, if one does.
+    pub fn freeze_in_force(&self) -> Option<&Freeze> {
+        self.freeze.as_ref().filter(|f| f.until.is_none() || f.holds(trigger::now()))
+    }
 }
 
 /// Tenants by the raw bytes of their column's value.

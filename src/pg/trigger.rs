@@ -15,8 +15,9 @@ use super::keys::{self, Raw};
 use super::parents::{self, Whose};
 use super::relation::{Locate, Relation};
 use super::report::{self, Report};
+use super::row_count::RowCount;
 use super::session::{self, Session};
-use super::{audit, cascade, compat, relation, statement, tenants};
+use super::{audit, cascade, compat, orphans, relation, statement, tenants};
 use crate::policy::backend::Trust;
 use crate::policy::limits::{self, Passed};
 use crate::policy::ownership::{self, Owned};
@@ -49,16 +50,8 @@ struct RowGuard {
     memo: Memo,
     /// Whether rows of other tables follow a row of this one to another tenant.
     moves: bool,
-    /// Whether rows are counted, because they are limited.
-    counts: bool,
-    /// Whether a foreign key led here.
-    cascaded: bool,
-    /// Whether an UPDATE after an INSERT is of the same row: ON CONFLICT.
-    upserts: bool,
-    /// What the last counted row was.
-    counted: Counted,
-    /// The limits.
-    limits: RowLimits,
+    /// Counts rows, where they are limited.
+    count: RowCount,
     /// The raw value of the last row that passed; `length` 0 = none.
     length: usize,
     last: [u8; REMEMBERED],
@@ -73,22 +66,6 @@ enum Memo {
     Table,
     /// Nothing short of a look at the row.
     Nothing,
-}
-
-/// The last event that counted, for those that belong to the same row.
-#[derive(Clone, Copy)]
-enum Counted {
-    Nothing,
-    Insert,
-    Update(pg_sys::ItemPointerData),
-}
-
-/// No limit is `u64::MAX`.
-#[derive(Clone, Copy)]
-struct RowLimits {
-    statement: u64,
-    cascaded: u64,
-    transaction: u64,
 }
 
 thread_local! {
@@ -133,46 +110,10 @@ pub unsafe extern "C-unwind" fn holdfast_guard_row(fcinfo: pg_sys::FunctionCallI
                 }
             }
         }
-        if (*guard).counts && is_another_row(guard, event, (*data).tg_trigtuple) {
-            let rows = statement::count_row((*guard).cascaded);
-            let limits = &(*guard).limits;
-            if rows.statement > limits.statement
-                || rows.transaction > limits.transaction
-                || rows.cascaded > limits.cascaded
-            {
-                report::raise(check_count(fcinfo));
-            }
+        if (*guard).count.is_over(event, (*data).tg_trigtuple) {
+            report::raise(check_count(fcinfo));
         }
         pg_sys::Datum::from(result)
-    }
-}
-
-/// Whether an event is about another row than the one that was counted last: a conflicting row is inserted, then updated,
-/// and one that moves to another partition updated, deleted, then inserted. A plain frame.
-unsafe fn is_another_row(guard: *mut RowGuard, event: pg_sys::TriggerEvent, row: pg_sys::HeapTuple) -> bool {
-    // SAFETY: the caller gives this statement's guard and the trigger's row.
-    unsafe {
-        let before = std::mem::replace(&mut (*guard).counted, Counted::Nothing);
-        let moving = statement::moving(false);
-        match event {
-            pg_sys::TRIGGER_EVENT_INSERT => {
-                (*guard).counted = Counted::Insert;
-                !moving
-            }
-            pg_sys::TRIGGER_EVENT_UPDATE => {
-                (*guard).counted = Counted::Update((*row).t_self);
-                !((*guard).upserts && matches!(before, Counted::Insert))
-            }
-            _ => {
-                let mut own = (*row).t_self;
-                let same = match before {
-                    Counted::Update(mut updated) => pg_sys::ItemPointerEquals(&mut updated, &mut own),
-                    _ => false,
-                };
-                statement::moving(same);
-                !same
-            }
-        }
     }
 }
 
@@ -280,11 +221,7 @@ impl RowGuard {
             checks: false,
             memo: Memo::Nothing,
             moves: false,
-            counts: false,
-            cascaded: false,
-            upserts: false,
-            counted: Counted::Nothing,
-            limits: RowLimits { statement: u64::MAX, cascaded: u64::MAX, transaction: u64::MAX },
+            count: RowCount::OFF,
             length: 0,
             last: [0; REMEMBERED],
         };
@@ -308,17 +245,7 @@ impl RowGuard {
             parents::forget();
         }
         if session.who.identity.trust() == Some(Trust::Unproven) {
-            statement::follow();
-            // SAFETY: a plain read. Postgres sets this for its own foreign key queries and for nothing else.
-            guard.cascaded = unsafe { pg_sys::InNoForceRLSOperation() };
-            guard.upserts = statement::frame().upserts;
-            let limits = session.limits();
-            guard.limits = RowLimits {
-                statement: limits.rows_per_statement.unwrap_or(u64::MAX),
-                cascaded: limits.cascade_rows.unwrap_or(u64::MAX),
-                transaction: limits.rows_per_transaction.unwrap_or(u64::MAX),
-            };
-            guard.counts = limits.count_rows();
+            guard.count = RowCount::of(session.limits());
         }
         guard
     }
@@ -347,22 +274,28 @@ unsafe extern "C-unwind" fn check(
         Ok(held) => held,
         Err(whose) => {
             let refusal = match whose {
-                Whose::Nobodys => ownership::check_orphan(identity, named, attempt),
+                Whose::Nobodys => {
+                    let refusal = ownership::check_orphan(identity, named, attempt);
+                    if refusal.is_none() {
+                        orphans::check_later(&relation, oid, command(data.tg_event), &value);
+                    }
+                    refusal
+                }
                 _ => ownership::check_global_row(identity, named, attempt),
             };
             return refusal.map_or(std::ptr::null(), |r| audit::settle(&session, r));
         }
     };
-    let freeze = tenant.freeze.as_ref().filter(|f| f.until.is_none() || f.holds(now()));
     let owner = tenant.owner.as_deref().or(session.policy.set.default_owner.as_deref());
-    let owned = Owned { tenant: tenant.key.as_str(), owner, freeze };
+    let owned = Owned { tenant: tenant.key.as_str(), owner, freeze: tenant.freeze_in_force() };
     let refusal = ownership::check_row(identity, &owned, attempt).or_else(|| {
         let count = statement::count_tenant_of(&session, &tenant.key)?;
         let attempt = || Attempt { tenant: Some(tenant.key.as_str().to_owned()), ..attempt() };
         limits::check_tenants(identity, session.limits(), count, attempt)
     });
     if let Some(refusal) = refusal {
-        let refusal = if guard.cascaded { cascade::reached_tenant(refusal, &relation, oid, &value) } else { refusal };
+        let refusal =
+            if guard.count.cascaded { cascade::reached_tenant(refusal, &relation, oid, &value) } else { refusal };
         if session.policy.set.verdict(&refusal) == Verdict::Refuse {
             tenants::let_go(&raw);
         }
@@ -437,11 +370,9 @@ unsafe extern "C-unwind" fn check_count(fcinfo: pg_sys::FunctionCallInfo) -> *co
     };
     let (rows, limits) = (statement::rows(), session.limits());
     let Some(refusal) = limits.passed(&rows, false).map(refuse) else { return std::ptr::null() };
-    if session.policy.set.verdict(&refusal) == Verdict::Refuse {
-        return audit::settle(&session, refusal);
-    }
     // What goes on is recorded once.
-    limits.passed(&rows, true).map_or(std::ptr::null(), |passed| audit::settle(&session, refuse(passed)))
+    let again = session.policy.set.verdict(&refusal) != Verdict::Refuse && limits.passed(&rows, true).is_none();
+    if again { std::ptr::null() } else { audit::settle(&session, refusal) }
 }
 
 /// The session's facts and the table's, looked up once as long as one statement's rows are checked in a row.
@@ -459,13 +390,16 @@ fn statement_facts(statement: u64, oid: pg_sys::Oid) -> Option<(Session, Rc<Rela
     Some((session, relation))
 }
 
-fn attempt(event: pg_sys::TriggerEvent, table: &TableName) -> Attempt {
-    let command = match event & pg_sys::TRIGGER_EVENT_OPMASK {
+fn command(event: pg_sys::TriggerEvent) -> WriteCommand {
+    match event & pg_sys::TRIGGER_EVENT_OPMASK {
         pg_sys::TRIGGER_EVENT_UPDATE => WriteCommand::Update,
         pg_sys::TRIGGER_EVENT_DELETE => WriteCommand::Delete,
         _ => WriteCommand::Insert,
-    };
-    Attempt { command: command.as_str().to_owned(), table: Some(table.clone()), ..Attempt::default() }
+    }
+}
+
+fn attempt(event: pg_sys::TriggerEvent, table: &TableName) -> Attempt {
+    Attempt { command: command(event).as_str().to_owned(), table: Some(table.clone()), ..Attempt::default() }
 }
 
 /// Now, in microseconds since 2000, as timestamptz counts.
