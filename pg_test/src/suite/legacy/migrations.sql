@@ -15,10 +15,10 @@ ALTER TABLE "orders" ALTER COLUMN "note" TYPE varchar(200) USING "note"::varchar
 UPDATE "orders" SET "note" = '' WHERE "note" IS NULL;
 SET CONSTRAINTS ALL IMMEDIATE;
 ALTER TABLE "orders" ALTER COLUMN "note" SET NOT NULL;
-ALTER TABLE "orders" RENAME COLUMN "note" TO "remark";
+ALTER TABLE "customers" RENAME COLUMN "name" TO "full_name";
 INSERT INTO "django_migrations" ("app", "applied") VALUES ('shop', '2024-01-01') RETURNING "django_migrations"."id";
 COMMIT;
-UPDATE orders SET remark = remark || '?' WHERE tenant_id = 20;
+UPDATE orders SET note = note || '?' WHERE tenant_id = 20;
 
 \echo == Rails
 BEGIN;
@@ -30,7 +30,7 @@ INSERT INTO "schema_migrations" ("version") VALUES ('20240101') RETURNING "versi
 COMMIT;
 ALTER TABLE "refunds" VALIDATE CONSTRAINT "fk_rails_1";
 SELECT pg_advisory_unlock(4242);
-CREATE INDEX CONCURRENTLY "index_orders_on_state" ON "orders" ("state", "tenant_id") WHERE (remark IS NOT NULL);
+CREATE INDEX CONCURRENTLY "index_orders_on_state" ON "orders" ("state", "tenant_id") WHERE (note IS NOT NULL);
 ALTER TABLE "orders" ADD CONSTRAINT "chk_net" CHECK (net >= 0) NOT VALID;
 ALTER TABLE "orders" VALIDATE CONSTRAINT "chk_net";
 ALTER TABLE "orders" DROP CONSTRAINT "chk_net";
@@ -59,4 +59,4 @@ DROP TYPE refund_state;
 DROP TABLE shop_tag;
 DROP TABLE shop_tag CASCADE;
 SELECT attname, atttypid::regtype, attnotnull FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum;
-INSERT INTO orders (tenant_id, remark, priority) VALUES (10, 'x', 1), (20, 'y', 2) RETURNING tenant_id, state, remark;
+INSERT INTO orders (tenant_id, note, priority) VALUES (10, 'x', 1), (20, 'y', 2) RETURNING tenant_id, state, note;
