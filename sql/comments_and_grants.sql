@@ -32,6 +32,7 @@ COMMENT ON FUNCTION holdfast.drop_identity IS 'Removes an identity rule';
 COMMENT ON FUNCTION holdfast.current_backend IS 'The backend of this session; NULL = unidentified';
 COMMENT ON FUNCTION holdfast.whoami IS 'Who this session is, and why';
 COMMENT ON FUNCTION holdfast.guard_table IS 'Guards a table whose rows belong to the tenant in a column';
+COMMENT ON FUNCTION holdfast.guard_schema IS 'Whose rows the tables of a schema seem to hold; guards those that are certain';
 COMMENT ON FUNCTION holdfast.guard_global IS 'Declares that a table''s rows belong to everybody';
 COMMENT ON FUNCTION holdfast.exempt_table IS 'Takes a table out of the guard, or makes it private to one backend';
 COMMENT ON FUNCTION holdfast.unguard_table IS 'Makes a table unclassified again';

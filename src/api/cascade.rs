@@ -10,15 +10,13 @@ use pgrx::{PgSqlErrorCode, default, name, pg_extern};
 
 use super::{facts, required};
 use crate::pg::reading::{self, Row};
-use crate::pg::relation;
+use crate::pg::relation::{self, Locate};
 use crate::pg::report::error;
 use crate::pg::session::Session;
 use crate::pg::types::Regclass;
 use crate::policy::cascade::{self, Consequence, Event, Found, Key, Reaction, RowId, Source};
+use crate::policy::surface::{TableClass, TenantSource};
 use crate::policy::tenant::TenantType;
-
-/// How far parents are asked for the tenant of a row.
-const LONGEST_WAY_UP: usize = 16;
 
 /// How many rows of which tables and tenants `DELETE FROM relation WHERE predicate` would take, foreign keys followed to
 /// any depth. It reads with the caller's rights: the predicate is the caller's own SQL.
@@ -142,28 +140,26 @@ impl Database {
     }
 
     /// The expression of the tenant of a row of a table, in its canonical form; null where rows are nobody's.
-    fn tenant_of(&self, table: u32, row: &str, steps: usize) -> String {
+    fn tenant_of(&self, table: u32, row: &str, steps: u32) -> String {
         let nobody = "NULL::text".to_owned();
         let Some(relation) = relation::facts(&self.session, Oid::from(table)) else { return nobody };
-        let Some(classified) = self.session.policy.classified.get(&relation.classified.to_u32()) else { return nobody };
-        if let Some(tenant) = &classified.tenant {
-            return format!("{}::text", quote_literal(tenant));
-        }
-        if let Some(column) = &classified.tenant_column {
-            let Some((_, of)) = relation::column_of(Oid::from(table), column) else { return nobody };
-            let column = format!("{row}.{}", quote_identifier(column));
-            return match of {
-                TenantType::Citext => format!("lower({column}::text)"),
-                TenantType::Bytea => format!("'\\x' || encode({column}, 'hex')"),
-                TenantType::Integer | TenantType::Uuid | TenantType::Text => format!("{column}::text"),
-            };
-        }
-        // Not the join's own names: p and c.
-        let above = format!("p{steps}");
-        match classified.via.as_deref().and_then(|column| parent(table, column, &above, row)) {
-            Some((parent, name, condition)) if steps < LONGEST_WAY_UP => {
-                let tenant = self.tenant_of(parent, &above, steps + 1);
-                format!("(SELECT {tenant} FROM {name} AS {above} WHERE {condition})")
+        match (&relation.locate, &relation.table.class) {
+            (Locate::Constant(tenant), _) => format!("{}::text", quote_literal(tenant.as_str())),
+            (Locate::Column { of, .. }, TableClass::Tenant(TenantSource::Column(column))) => {
+                let column = format!("{row}.{}", quote_identifier(column));
+                match of {
+                    TenantType::Citext => format!("lower({column}::text)"),
+                    TenantType::Bytea => format!("'\\x' || encode({column}, 'hex')"),
+                    TenantType::Integer | TenantType::Uuid | TenantType::Text => format!("{column}::text"),
+                }
+            }
+            (Locate::Parent(link), _) => {
+                // Not the join's own names: p and c.
+                let above = format!("p{steps}");
+                let tenant = self.tenant_of(link.parent.to_u32(), &above, steps + 1);
+                parent(link.constraint, &above, row).map_or(nobody, |(name, condition)| {
+                    format!("(SELECT {tenant} FROM {name} AS {above} WHERE {condition})")
+                })
             }
             _ => nobody,
         }
@@ -292,22 +288,19 @@ fn columns_sql(parent: &str, child: &str) -> String {
     )
 }
 
-/// The table that a column's foreign key leads to: its number, its name with ONLY unless it is partitioned, and the
-/// condition that joins it as `above` to a row.
-fn parent(table: u32, column: &str, above: &str, row: &str) -> Option<(u32, String, String)> {
+/// The table that a foreign key leads to, with ONLY unless it is partitioned, and the condition that joins it as `above` to a
+/// row.
+fn parent(constraint: Oid, above: &str, row: &str) -> Option<(String, String)> {
     let sql = format!(
-        "SELECT con.confrelid, format('%s%I.%I', CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, n.nspname, c.relname),
-             keys.condition
+        "SELECT format('%s%I.%I', CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, n.nspname, c.relname), keys.condition
          FROM pg_constraint con
          JOIN pg_class c ON c.oid = con.confrelid
          JOIN pg_namespace n ON n.oid = c.relnamespace
          CROSS JOIN LATERAL ({}) keys
-         WHERE con.contype = 'f' AND con.conrelid = $1 AND $2 = ANY (keys.referencing)
-         ORDER BY cardinality(con.conkey), con.oid LIMIT 1",
-        columns_sql("$3", "$4")
+         WHERE con.oid = $1",
+        columns_sql("$2", "$3")
     );
-    let arguments = [Oid::from(table).into(), column.into(), above.into(), row.into()];
-    reading::rows(&sql, &arguments, |row| (row.oid(0), row.text(1), row.text(2))).pop()
+    reading::rows(&sql, &[constraint.into(), above.into(), row.into()], |row| (row.text(0), row.text(1))).pop()
 }
 
 /// The partitioned table that a partition belongs to; any other table itself.

@@ -8,6 +8,7 @@
 mod access;
 mod audit;
 mod cascade;
+mod guard_schema;
 mod guarding;
 mod identity;
 mod limits;

@@ -23,7 +23,7 @@ pub struct ParentLink {
     /// The table that it refers to.
     pub parent: pg_sys::Oid,
     /// The constraint.
-    constraint: pg_sys::Oid,
+    pub constraint: pg_sys::Oid,
     /// The unique index that it refers to.
     index: pg_sys::Oid,
     /// Its columns.

@@ -10,6 +10,7 @@
 //! | [`ownership`] | who may write a tenant; whether a cutover may start |
 //! | [`surface`] | which tables, commands and columns a backend may write |
 //! | [`command`] | which commands and plans an unproven backend may run |
+//! | [`schema`] | whose rows the tables of a schema hold, as far as they tell |
 //! | [`cascade`] | what a DELETE takes with it |
 //! | [`limits`] | how much a backend may write |
 //! | [`mode`] | whether a broken rule is ignored, recorded or refused |
@@ -26,6 +27,7 @@ pub mod limits;
 pub mod mode;
 pub mod ownership;
 pub mod rules;
+pub mod schema;
 pub mod set;
 pub mod surface;
 pub mod tenant;

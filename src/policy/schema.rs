@@ -3,27 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
-/// How a table's rows come to their tenant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TenantBy {
-    /// By a column.
-    Column(String),
-    /// By the parent row that a foreign key leads to; one of its columns.
-    Via(String),
-    /// They all belong to one.
-    Constant(String),
-}
-
-/// Whose rows a table holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// A tenant's.
-    Tenant(TenantBy),
-    /// Everybody's.
-    Global,
-    /// Outside the guard.
-    Exempt,
-}
+use super::surface::{TableClass, TenantSource};
 
 /// The tenant column that was asked for, in one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +25,12 @@ pub struct ForeignKey {
     pub parent: u32,
     /// The columns there.
     pub referenced: Vec<String>,
+    /// Why the column there can't be a tenant column, if there is one and it can't; as a clause.
+    pub unfit: Option<String>,
     /// Whether a row may do without a parent.
     pub nullable: bool,
+    /// The column by which `guard_table` finds this foreign key and no other; none where no column does.
+    pub named_by: Option<String>,
 }
 
 /// What is known of a table. Besides those of the schema these are the tables of others that foreign keys lead to.
@@ -59,14 +43,14 @@ pub struct Table {
     /// Whether it is in the schema, so that there is something to propose.
     pub asked: bool,
     /// How it is classified already.
-    pub class: Option<Class>,
+    pub class: TableClass,
     /// The extension that it belongs to.
     pub extension: Option<String>,
     /// The tables that it inherits from.
     pub inherits: Vec<u32>,
     /// The tenant column.
     pub column: Column,
-    /// Columns that tenant columns refer to, and whether each can be one itself.
+    /// Its foreign keys.
     pub keys: Vec<ForeignKey>,
 }
 
@@ -96,8 +80,8 @@ impl fmt::Display for Action {
 pub struct Proposal {
     /// The table.
     pub table: u32,
-    /// Its class; none where a human must say.
-    pub class: Option<Class>,
+    /// Its class; unclassified where a human must say.
+    pub class: TableClass,
     /// What is to be done.
     pub action: Action,
     /// Why, as a sentence.
@@ -132,6 +116,7 @@ pub fn propose(tables: &[Table], tenant_column: &str, tenant: Option<&str>) -> V
     let by_keys: Vec<Proposal> =
         { tables.iter() }.filter(|t| !schema.decided.contains_key(&t.oid)).map(|table| schema.by_keys(table)).collect();
     schema.decided.extend(by_keys.into_iter().map(|proposal| (proposal.table, proposal)));
+    schema.families();
     schema.unsettle();
 
     let mut proposals: Vec<(usize, &str, Proposal)> = Vec::new();
@@ -148,9 +133,9 @@ impl Schema<'_> {
     /// What a table tells without its foreign keys.
     fn by_itself(&self, table: &Table, tenant: Option<&str>) -> Option<Proposal> {
         let column = self.tenant_column;
-        if let Some(class) = &table.class {
+        if table.class != TableClass::Unclassified {
             let reason = "It is classified already.".to_owned();
-            return Some(Proposal { table: table.oid, class: Some(class.clone()), action: Action::Keep, reason });
+            return Some(Proposal { table: table.oid, class: table.class.clone(), action: Action::Keep, reason });
         }
         if !table.asked {
             let reason = format!("Table {} of another schema isn't classified.", table.name);
@@ -161,24 +146,26 @@ impl Schema<'_> {
         }
         if let Some(tenant) = tenant {
             let reason = format!("Every table of this schema belongs to tenant \"{tenant}\".");
-            return Some(guard(table, Class::Tenant(TenantBy::Constant(tenant.to_owned())), reason));
+            return Some(guard(table, TableClass::Tenant(TenantSource::Constant(tenant.to_owned())), reason));
         }
         match &table.column {
             Column::Fit => {
                 let reason = format!("It has the column {column}.");
-                Some(guard(table, Class::Tenant(TenantBy::Column(column.to_owned())), reason))
+                Some(guard(table, TableClass::Tenant(TenantSource::Column(column.to_owned())), reason))
             }
-            Column::Unfit(why) => Some(decide(table, format!("Its column {column} can't be the tenant column: {why}."))),
+            Column::Unfit(why) => {
+                Some(decide(table, format!("Its column {column} can't be the tenant column: {why}.")))
+            }
             Column::Missing => None,
         }
     }
 
     /// The tables in which each tenant has a row: tenant columns refer to their key.
     fn registers(&mut self) {
-        let mut found: BTreeMap<u32, (BTreeSet<&str>, Vec<&str>)> = BTreeMap::new();
+        let mut found: BTreeMap<u32, (BTreeSet<(&str, Option<&String>)>, Vec<&str>)> = BTreeMap::new();
         for table in self.tables.values() {
-            let own = match self.decided.get(&table.oid).and_then(|p| p.class.as_ref()) {
-                Some(Class::Tenant(TenantBy::Column(column))) => column,
+            let own = match self.decided.get(&table.oid).map(|p| &p.class) {
+                Some(TableClass::Tenant(TenantSource::Column(column))) => column,
                 _ => continue,
             };
             for key in &table.keys {
@@ -187,22 +174,29 @@ impl Schema<'_> {
                     && !self.decided.contains_key(&key.parent)
                 {
                     let (columns, referring) = found.entry(key.parent).or_default();
-                    columns.insert(referenced);
+                    columns.insert((referenced, key.unfit.as_ref()));
                     referring.push(&table.name);
                 }
             }
         }
         for (oid, (columns, referring)) in found {
             let Some(table) = self.tables.get(&oid) else { continue };
-            let columns: Vec<&str> = columns.into_iter().collect();
+            let columns: Vec<_> = columns.into_iter().collect();
             let proposal = match columns.as_slice() {
-                [column] => {
+                [(column, None)] => {
                     let reason = format!("The tenant columns of {} refer to its column {column}.", listed(&referring));
-                    guard(table, Class::Tenant(TenantBy::Column((*column).to_owned())), reason)
+                    guard(table, TableClass::Tenant(TenantSource::Column((*column).to_owned())), reason)
                 }
+                [(column, Some(why))] => decide(
+                    table,
+                    format!("Tenant columns refer to its column {column}, which can't be a tenant column: {why}."),
+                ),
                 columns => {
-                    let reason = format!("Tenant columns refer to its columns {}; which is the tenant?", listed(columns));
-                    decide(table, reason)
+                    let names: Vec<&str> = columns.iter().map(|(column, _)| *column).collect();
+                    decide(
+                        table,
+                        format!("Tenant columns refer to its columns {}; which is the tenant?", listed(&names)),
+                    )
                 }
             };
             self.decided.insert(oid, proposal);
@@ -227,24 +221,17 @@ impl Schema<'_> {
             }
         };
         let (way, because) = chosen;
-        let Some(column) = telling(table, way.key) else {
-            return decide(table, format!("No column belongs to the foreign key ({}) alone.", way.key.columns.join(", ")));
+        let Some(column) = &way.key.named_by else {
+            return decide(table, format!("No column names its foreign key ({}) alone.", way.key.columns.join(", ")));
         };
         let nullable = if way.key.nullable { "; a row where it is null belongs to everybody" } else { "" };
         let reason =
             format!("Its tenant is that of its row in {}, by {column}{because}{nullable}.", self.name(way.key.parent));
-        guard(table, Class::Tenant(TenantBy::Via(column.to_owned())), reason)
+        guard(table, TableClass::Tenant(TenantSource::Parent(column.to_owned())), reason)
     }
 
     fn global(&self, table: &Table) -> Proposal {
         let column = self.tenant_column;
-        let above = table.inherits.iter().filter_map(|parent| Some((parent, self.decided.get(parent)?)));
-        for (parent, proposal) in above {
-            if !matches!(proposal.class, Some(Class::Global)) {
-                let reason = format!("It inherits from {}, but has neither its tenant nor its keys.", self.name(*parent));
-                return decide(table, reason);
-            }
-        }
         let referring: Vec<&str> = { self.tables.values() }
             .filter(|other| other.oid != table.oid && other.keys.iter().any(|key| key.parent == table.oid))
             .map(|other| other.name.as_str())
@@ -255,7 +242,7 @@ impl Schema<'_> {
             several => format!("{} refer to it", listed(several)),
         };
         let reason = format!("It has no column {column}, and no foreign key of it leads to a tenant; {referred}.");
-        guard(table, Class::Global, reason)
+        guard(table, TableClass::Global, reason)
     }
 
     /// Where a foreign key leads, looked at without coming back to its own table.
@@ -268,7 +255,7 @@ impl Schema<'_> {
                 continue;
             }
             match self.decided.get(&oid).map(|proposal| &proposal.class) {
-                Some(Some(Class::Global | Class::Exempt)) => {}
+                Some(TableClass::Global | TableClass::Exempt { .. }) => {}
                 // Also one that must be decided: it may turn out to be a tenant's.
                 Some(_) => {
                     ends.insert(oid);
@@ -288,38 +275,61 @@ impl Schema<'_> {
         format!("{} → {}{nullable}", way.key.columns.join(", "), self.name(way.key.parent))
     }
 
-    /// Makes undecided what hangs on something that is.
-    fn unsettle(&mut self) {
-        for oid in self.tables.keys().copied().collect::<Vec<_>>() {
-            let chain = self.chain(oid);
-            let Some(last) = chain.last().filter(|last| **last != oid) else { continue };
-            let settled = self.decided.get(last).is_some_and(|proposal| {
-                matches!(proposal.class, Some(Class::Tenant(TenantBy::Column(_) | TenantBy::Constant(_))))
-                    || proposal.action == Action::Keep
-            });
-            if let (false, Some(table)) = (settled, self.tables.get(&oid)) {
-                let via = chain.get(1).copied().unwrap_or(*last);
-                let reason = match self.decided.get(last).map(|proposal| proposal.action) {
-                    Some(Action::Decide) => format!(
-                        "Its tenant is that of its row in {}, but {} must be classified first.",
-                        self.name(via),
-                        self.name(*last)
-                    ),
-                    _ => format!("Its foreign key to {} leads back to itself.", self.name(via)),
+    /// A table is classified with its inheritance children, so it must be what they are.
+    fn families(&mut self) {
+        let mut torn = Vec::new();
+        for table in self.tables.values() {
+            for parent in table.inherits.iter().filter_map(|parent| self.tables.get(parent)) {
+                let (Some(of_child), Some(of_parent)) = (self.decided.get(&table.oid), self.decided.get(&parent.oid))
+                else {
+                    continue;
                 };
-                let proposal = decide(table, reason);
-                self.decided.insert(oid, proposal);
+                if of_child.class == of_parent.class {
+                    continue;
+                }
+                if of_child.action == Action::Guard {
+                    let reason = format!("It inherits from {}, but tells its tenants in another way.", parent.name);
+                    torn.push(decide(table, reason));
+                }
+                if of_parent.action == Action::Guard {
+                    let reason =
+                        format!("Table {} inherits from it, but tells its tenants in another way.", table.name);
+                    torn.push(decide(parent, reason));
+                }
             }
         }
+        self.decided.extend(torn.into_iter().map(|proposal| (proposal.table, proposal)));
+    }
+
+    /// Makes undecided what hangs on something that is.
+    fn unsettle(&mut self) {
+        let unsettled: Vec<Proposal> = self.tables.values().filter_map(|table| self.unsettled(table)).collect();
+        self.decided.extend(unsettled.into_iter().map(|proposal| (proposal.table, proposal)));
+    }
+
+    fn unsettled(&self, table: &Table) -> Option<Proposal> {
+        let chain = self.chain(table.oid);
+        let (via, end) = (chain.get(1)?, self.decided.get(chain.last()?)?);
+        let reason = match (&end.class, end.action) {
+            (_, Action::Decide) => {
+                let (via, end) = (self.name(*via), self.name(end.table));
+                format!("Its tenant is that of its row in {via}, but {end} must be classified first.")
+            }
+            (TableClass::Tenant(TenantSource::Parent(_)), Action::Guard) => {
+                format!("Its foreign key to {} leads back to itself.", self.name(*via))
+            }
+            _ => return None,
+        };
+        Some(decide(table, reason))
     }
 
     /// The tables on the way from one to its tenant, by the columns that were chosen; it ends where it would go round.
     fn chain(&self, from: u32) -> Vec<u32> {
         let mut chain = vec![from];
         let mut at = from;
-        while let Some(Class::Tenant(TenantBy::Via(column))) = self.decided.get(&at).and_then(|p| p.class.as_ref()) {
+        while let Some(TableClass::Tenant(TenantSource::Parent(column))) = self.decided.get(&at).map(|p| &p.class) {
             let key = self.tables.get(&at).and_then(|table| {
-                table.keys.iter().find(|key| telling(table, key) == Some(column) && key.parent != at)
+                table.keys.iter().find(|key| key.named_by.as_ref() == Some(column) && key.parent != at)
             });
             match key {
                 Some(key) if !chain.contains(&key.parent) => at = key.parent,
@@ -335,18 +345,12 @@ impl Schema<'_> {
     }
 }
 
-/// The column that names a foreign key: one that no other has.
-fn telling<'a>(table: &Table, key: &'a ForeignKey) -> Option<&'a String> {
-    let alone = |column: &&String| table.keys.iter().filter(|other| other.columns.contains(column)).count() == 1;
-    key.columns.iter().find(alone)
-}
-
-fn guard(table: &Table, class: Class, reason: String) -> Proposal {
-    Proposal { table: table.oid, class: Some(class), action: Action::Guard, reason }
+fn guard(table: &Table, class: TableClass, reason: String) -> Proposal {
+    Proposal { table: table.oid, class, action: Action::Guard, reason }
 }
 
 fn decide(table: &Table, reason: String) -> Proposal {
-    Proposal { table: table.oid, class: None, action: Action::Decide, reason }
+    Proposal { table: table.oid, class: TableClass::Unclassified, action: Action::Decide, reason }
 }
 
 /// A few names, and how many more there are.

@@ -1,0 +1,277 @@
+use super::*;
+
+/// A table of the schema, by number and name.
+fn table(oid: u32, name: &str) -> Table {
+    Table {
+        oid,
+        name: name.to_owned(),
+        asked: true,
+        class: TableClass::Unclassified,
+        extension: None,
+        inherits: Vec::new(),
+        column: Column::Missing,
+        keys: Vec::new(),
+    }
+}
+
+impl Table {
+    fn with_column(mut self) -> Table {
+        self.column = Column::Fit;
+        self
+    }
+
+    fn is(mut self, class: TableClass) -> Table {
+        self.class = class;
+        self
+    }
+
+    fn elsewhere(mut self) -> Table {
+        self.asked = false;
+        self
+    }
+
+    fn inherits(mut self, parent: u32) -> Table {
+        self.inherits.push(parent);
+        self
+    }
+
+    fn key(self, column: &str, parent: u32) -> Table {
+        self.foreign_key(column, parent, false)
+    }
+
+    fn nullable(self, column: &str, parent: u32) -> Table {
+        self.foreign_key(column, parent, true)
+    }
+
+    fn foreign_key(mut self, column: &str, parent: u32, nullable: bool) -> Table {
+        self.keys.push(ForeignKey {
+            columns: vec![column.to_owned()],
+            parent,
+            referenced: vec!["id".to_owned()],
+            unfit: None,
+            nullable,
+            named_by: Some(column.to_owned()),
+        });
+        self
+    }
+}
+
+/// `name: action class reason`, in the order of the proposals.
+fn told(tables: &[Table], tenant: Option<&str>) -> Vec<String> {
+    let name = |oid| tables.iter().find(|table| table.oid == oid).map_or("?", |table| &table.name);
+    let line = |Proposal { table, class, action, reason }: Proposal| {
+        let class = match class {
+            TableClass::Tenant(TenantSource::Column(column)) => format!("column {column}"),
+            TableClass::Tenant(TenantSource::Parent(column)) => format!("via {column}"),
+            TableClass::Tenant(TenantSource::Constant(tenant)) => format!("tenant {tenant}"),
+            TableClass::Global => "global".to_owned(),
+            TableClass::Exempt { .. } => "exempt".to_owned(),
+            TableClass::Unclassified => "-".to_owned(),
+        };
+        format!("{}: {action} {class}. {reason}", name(table))
+    };
+    propose(tables, "tenant_id", tenant).into_iter().map(line).collect()
+}
+
+#[test]
+fn a_table_by_itself() {
+    let unfit = |why: &str| Table { column: Column::Unfit(why.to_owned()), ..table(3, "floats") };
+    let of_extension = Table { extension: Some("postgis".to_owned()), ..table(6, "spatial_ref_sys") };
+    let tables = [
+        table(1, "orders").with_column(),
+        table(2, "plans"),
+        unfit("its type is numeric"),
+        table(4, "done").with_column().is(TableClass::Global),
+        table(5, "other").elsewhere(),
+        of_extension,
+    ];
+    let expected = [
+        "done: keep global. It is classified already.",
+        "floats: decide -. Its column tenant_id can't be the tenant column: its type is numeric.",
+        "orders: guard column tenant_id. It has the column tenant_id.",
+        "plans: guard global. It has no column tenant_id, and no foreign key of it leads to a tenant; nothing refers to it.",
+        "spatial_ref_sys: decide -. It belongs to the extension postgis.",
+    ];
+    assert_eq!(told(&tables, None), expected);
+    let all_one = told(&tables[..3], Some("acme"));
+    assert_eq!(all_one[1], "orders: guard tenant acme. Every table of this schema belongs to tenant \"acme\".");
+    assert!(all_one.iter().all(|line| line.contains("guard tenant acme")));
+}
+
+/// (tables, the line about the table "x")
+#[test]
+fn foreign_keys() {
+    let orders = || table(1, "orders").with_column();
+    let items = || table(2, "items").key("order_id", 1);
+    let cases: Vec<(&str, Vec<Table>, &str)> = vec![
+        (
+            "one key",
+            vec![orders(), table(9, "x").key("order_id", 1)],
+            "guard via order_id. Its tenant is that of its row in orders, by order_id.",
+        ),
+        (
+            "a nullable key",
+            vec![orders(), table(9, "x").nullable("order_id", 1)],
+            "guard via order_id. Its tenant is that of its row in orders, by order_id; a row where it is null belongs to everybody.",
+        ),
+        (
+            "two steps",
+            vec![orders(), items(), table(9, "x").key("item_id", 2)],
+            "guard via item_id. Its tenant is that of its row in items, by item_id.",
+        ),
+        (
+            "two ways to the same end",
+            vec![orders(), items(), table(9, "x").key("item_id", 2).key("order_id", 1)],
+            "guard via order_id. Its tenant is that of its row in orders, by order_id; longer ways end in the same table.",
+        ),
+        (
+            "one way that is never null",
+            vec![orders(), items(), table(9, "x").key("item_id", 2).nullable("order_id", 1)],
+            "guard via item_id. Its tenant is that of its row in items, by item_id; it is the only one that is never null.",
+        ),
+        (
+            "two keys to one table",
+            vec![orders(), table(9, "x").key("from_id", 1).key("to_id", 1)],
+            "decide -. Several foreign keys lead to tenants: from_id → orders; to_id → orders.",
+        ),
+        (
+            "two ends",
+            vec![orders(), items(), table(3, "users").with_column(), table(9, "x").key("item_id", 2).key("user_id", 3)],
+            "decide -. Several foreign keys lead to tenants: item_id → items; user_id → users.",
+        ),
+        (
+            "two keys, both nullable",
+            vec![orders(), items(), table(9, "x").nullable("item_id", 2).nullable("order_id", 1)],
+            "decide -. Several foreign keys lead to tenants: item_id → items, nullable; order_id → orders, nullable.",
+        ),
+        (
+            "a key to a global table beside it",
+            vec![orders(), table(3, "plans"), table(9, "x").key("plan_id", 3).nullable("order_id", 1)],
+            "guard via order_id. Its tenant is that of its row in orders, by order_id; a row where it is null belongs to everybody.",
+        ),
+        (
+            "a key to itself",
+            vec![orders(), table(9, "x").key("parent_id", 9)],
+            "guard global. It has no column tenant_id, and no foreign key of it leads to a tenant; nothing refers to it.",
+        ),
+        (
+            "a key to itself and another",
+            vec![orders(), table(9, "x").nullable("parent_id", 9).key("order_id", 1)],
+            "guard via order_id. Its tenant is that of its row in orders, by order_id.",
+        ),
+        (
+            "a cycle with a way out",
+            vec![orders(), table(3, "y").nullable("x_id", 9).key("order_id", 1), table(9, "x").key("y_id", 3)],
+            "guard via y_id. Its tenant is that of its row in y, by y_id.",
+        ),
+        (
+            "a cycle without",
+            vec![orders(), table(3, "y").key("x_id", 9), table(9, "x").key("y_id", 3)],
+            "guard global. It has no column tenant_id, and no foreign key of it leads to a tenant; y refers to it.",
+        ),
+        (
+            "two tables that choose each other",
+            vec![
+                orders(),
+                table(3, "y").key("x_id", 9).nullable("order_id", 1),
+                table(9, "x").key("y_id", 3).nullable("order_id", 1),
+            ],
+            "decide -. Its foreign key to y leads back to itself.",
+        ),
+        (
+            "a parent that needs a decision",
+            vec![
+                orders(),
+                table(3, "moves").key("from_id", 1).key("to_id", 1),
+                table(4, "notes").key("move_id", 3),
+                table(9, "x").key("note_id", 4),
+            ],
+            "decide -. Its tenant is that of its row in notes, but moves must be classified first.",
+        ),
+        (
+            "a parent in another schema, classified",
+            vec![
+                table(3, "crm.users").elsewhere().is(TableClass::Tenant(TenantSource::Column("t".to_owned()))),
+                table(9, "x").key("user_id", 3),
+            ],
+            "guard via user_id. Its tenant is that of its row in crm.users, by user_id.",
+        ),
+        (
+            "a parent in another schema, unclassified",
+            vec![table(3, "crm.users").elsewhere(), table(9, "x").key("user_id", 3)],
+            "decide -. Its tenant is that of its row in crm.users, but crm.users must be classified first.",
+        ),
+        (
+            "a parent that is exempt",
+            vec![table(3, "logs").is(TableClass::Exempt { backend: None }), table(9, "x").key("log_id", 3)],
+            "guard global. It has no column tenant_id, and no foreign key of it leads to a tenant; nothing refers to it.",
+        ),
+        (
+            "what others refer to",
+            vec![
+                table(9, "x"),
+                orders().key("plan_id", 9),
+                items().key("plan_id", 9),
+                table(5, "a").key("plan_id", 9),
+                table(6, "b").key("plan_id", 9),
+            ],
+            "guard global. It has no column tenant_id, and no foreign key of it leads to a tenant; orders, items, a and 1 more refer to it.",
+        ),
+        (
+            "the tenants' own table",
+            vec![orders().key("tenant_id", 9), table(9, "x"), table(4, "users").with_column().key("tenant_id", 9)],
+            "guard column id. The tenant columns of orders, users refer to its column id.",
+        ),
+        (
+            "a parent whose child has no keys",
+            vec![orders(), table(9, "x").key("order_id", 1), table(3, "y").inherits(9)],
+            "decide -. Table y inherits from it, but tells its tenants in another way.",
+        ),
+        (
+            "a child of a table that is found by keys",
+            vec![orders(), items(), table(9, "x").inherits(2)],
+            "decide -. It inherits from items, but tells its tenants in another way.",
+        ),
+    ];
+    for (what, tables, expected) in cases {
+        let told = told(&tables, None);
+        assert!(told.contains(&format!("x: {expected}")), "{what}: {told:#?}");
+    }
+}
+
+#[test]
+fn a_key_that_no_column_names_is_no_via() {
+    let mut moves = table(9, "x").key("order_id", 1);
+    moves.keys[0].named_by = None;
+    let told = told(&[table(1, "orders").with_column(), moves], None);
+    assert_eq!(told[1], "x: decide -. No column names its foreign key (order_id) alone.");
+}
+
+#[test]
+fn parents_come_before_children() {
+    let tables = [
+        table(1, "a").key("b_id", 2),
+        table(2, "b").key("c_id", 3),
+        table(3, "c").key("d_id", 4),
+        table(4, "d").with_column(),
+    ];
+    let order: Vec<u32> = propose(&tables, "tenant_id", None).into_iter().map(|p| p.table).collect();
+    assert_eq!(order, [4, 3, 2, 1]);
+}
+
+#[test]
+fn registers_with_doubts() {
+    let mut orders = table(1, "orders").with_column().key("tenant_id", 9);
+    orders.keys[0].unfit = Some("its type is numeric".to_owned());
+    let unfit =
+        "x: decide -. Tenant columns refer to its column id, which can't be a tenant column: its type is numeric.";
+    assert!(told(&[orders.clone(), table(9, "x")], None).contains(&unfit.to_owned()));
+    let mut users = table(2, "users").with_column().key("tenant_id", 9);
+    users.keys[0].referenced = vec!["code".to_owned()];
+    orders.keys[0].unfit = None;
+    let lines = told(&[orders.clone(), users, table(9, "x")], None);
+    assert!(
+        lines.contains(&"x: decide -. Tenant columns refer to its columns code, id; which is the tenant?".to_owned()),
+        "{lines:?}"
+    );
+}
