@@ -19,6 +19,7 @@
 
 mod access;
 mod audit;
+mod bypass;
 mod cascade_preview;
 mod crash;
 mod crash_safety;
@@ -67,6 +68,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("access", access::tests()),
         ("audit", audit::tests()),
         ("cascade_preview", cascade_preview::tests()),
+        ("bypass", bypass::tests()),
         ("crash", crash::tests()),
         ("crash_safety", crash_safety::tests()),
         ("cutover", cutover::tests()),
