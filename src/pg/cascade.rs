@@ -1,5 +1,6 @@
 //! How foreign keys led a statement to a row: worded into refusals, so only looked up when there is one.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::c_int;
 
@@ -25,10 +26,39 @@ pub fn reached_tenant(
     Refusal::cascade(refusal.attempt, Reached::Tenant, &Way { path, row })
 }
 
-/// Words the refusal of a global table, before the foreign key's query runs.
-pub fn reached_global(attempt: Attempt, table: pg_sys::Oid) -> Refusal {
-    let path = path(statement::frame().target, table);
-    Refusal::cascade(attempt, Reached::Global, &Way { path, row: None })
+thread_local! {
+    /// What a foreign key's query earns if it finds a row, by the table.
+    static PUT_OFF: RefCell<Vec<(pg_sys::Oid, Refusal)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Keeps a refusal that a foreign key's query earns by its table alone until it finds a row. Returns whether it is one.
+pub fn put_off(relation: &Relation, table: pg_sys::Oid, refusal: &Refusal) -> bool {
+    if !matches!(refusal.rule, Rule::GlobalWrite | Rule::OutsideSurface) {
+        return false;
+    }
+    let refusal = match refusal.rule {
+        Rule::GlobalWrite => {
+            let path = path(statement::frame().target, table);
+            Refusal::cascade(refusal.attempt.clone(), Reached::Global, &Way { path, row: None })
+        }
+        _ => refusal.clone(),
+    };
+    PUT_OFF.with(|p| p.borrow_mut().push((relation.classified, refusal)));
+    true
+}
+
+/// A query is about to find its rows: whatever was put off for an earlier one of the same table is of no more interest.
+pub fn begins(relation: &Relation) {
+    PUT_OFF.with(|p| p.borrow_mut().retain(|(table, _)| *table != relation.classified));
+}
+
+/// What was put off for this table.
+pub fn take_put_off(relation: &Relation) -> Option<Refusal> {
+    PUT_OFF.with(|p| {
+        let mut put_off = p.borrow_mut();
+        let found = put_off.iter().position(|(table, _)| *table == relation.classified)?;
+        Some(put_off.swap_remove(found).1)
+    })
 }
 
 /// Words the refusal of a row beyond `cascade_rows`.

@@ -50,6 +50,8 @@ struct RowGuard {
     memo: Memo,
     /// Whether rows of other tables follow a row of this one to another tenant.
     moves: bool,
+    /// Whether a foreign key led to this table, which the session may not write.
+    beyond: bool,
     /// Counts rows, where they are limited.
     count: RowCount,
     /// The raw value of the last row that passed; `length` 0 = none.
@@ -93,6 +95,9 @@ pub unsafe extern "C-unwind" fn holdfast_guard_row(fcinfo: pg_sys::FunctionCallI
         let event = (*data).tg_event & pg_sys::TRIGGER_EVENT_OPMASK;
         let updated = event == pg_sys::TRIGGER_EVENT_UPDATE;
         let result = if updated { (*data).tg_newtuple } else { (*data).tg_trigtuple };
+        if (*guard).beyond {
+            report::raise(check_beyond(fcinfo));
+        }
         if (*guard).checks {
             let row = (*data).tg_trigslot;
             if !passes(guard, row) {
@@ -221,6 +226,7 @@ impl RowGuard {
             checks: false,
             memo: Memo::Nothing,
             moves: false,
+            beyond: false,
             count: RowCount::OFF,
             length: 0,
             last: [0; REMEMBERED],
@@ -247,6 +253,8 @@ impl RowGuard {
         if session.who.identity.trust() == Some(Trust::Unproven) {
             guard.count = RowCount::of(session.limits());
         }
+        let bound = matches!(session.who.identity.trust(), Some(Trust::Unproven | Trust::Retired));
+        guard.beyond = bound && cascade::is_running();
         guard
     }
 }
@@ -349,6 +357,19 @@ unsafe extern "C-unwind" fn move_row(fcinfo: pg_sys::FunctionCallInfo) {
     }
     tenants::exclude_writers_of(&both);
     parents::forget();
+}
+
+/// The first row that a foreign key reached in this table.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_beyond(fcinfo: pg_sys::FunctionCallInfo) -> *const Report {
+    // SAFETY: prepare() has run at this call site, and the trigger manager gives an open relation.
+    let (guard, oid) = unsafe {
+        let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
+        (&mut *(*(*fcinfo).flinfo).fn_extra.cast::<RowGuard>(), (*data.tg_relation).rd_id)
+    };
+    guard.beyond = false;
+    let Some((session, relation)) = statement_facts(guard.statement, oid) else { return std::ptr::null() };
+    cascade::take_put_off(&relation).map_or(std::ptr::null(), |refusal| audit::settle(&session, refusal))
 }
 
 /// Decides about a row that is one too many.

@@ -13,7 +13,6 @@ use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
 use crate::pg::{audit, cascade, compat, plan, relation, statement};
 use crate::policy::command;
-use crate::policy::rules::Rule;
 use crate::policy::surface::{self, TableWrite, WriteCommand};
 
 static NEXT_START: OnceCell<pg_sys::ExecutorStart_hook_type> = OnceCell::new();
@@ -219,12 +218,14 @@ fn check_table(session: &Session, write: &compat::RequestedWrite) -> *const Repo
         })
         .collect();
     let permissions = session.policy.set.permissions_on(relation.classified.to_u32());
-    surface::check_table(identity, &relation.table, &permissions, &writes, &session.who.login_role)
+    let mut refusals = surface::check_table(identity, &relation.table, &permissions, &writes, &session.who.login_role);
+    if cascade::is_running() && relation.table.class.guarded() {
+        cascade::begins(&relation);
+        // The query of a foreign key writes nothing as long as it finds no row: the row guard tells.
+        refusals.retain(|refusal| !cascade::put_off(&relation, write.relation, refusal));
+    }
+    refusals
         .into_iter()
-        .map(|refusal| match refusal.rule {
-            Rule::GlobalWrite if cascade::is_running() => cascade::reached_global(refusal.attempt, write.relation),
-            _ => refusal,
-        })
         .map(|refusal| audit::settle(session, refusal))
         .find(|report| !report.is_null())
         .unwrap_or(ptr::null())
