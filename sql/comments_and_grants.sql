@@ -58,3 +58,5 @@ REVOKE ALL ON ALL TABLES IN SCHEMA holdfast FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA holdfast TO PUBLIC;
 GRANT EXECUTE ON FUNCTION holdfast.current_backend(), holdfast.whoami(), holdfast.owner_of(text) TO PUBLIC;
+-- Postgres copies triggers to a new partition with the rights of whoever creates it. The function can't be called otherwise.
+GRANT EXECUTE ON FUNCTION holdfast.guard_row() TO PUBLIC;

@@ -119,7 +119,10 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
     if guard == GuardState::Missing && restored(&session.policy, classified) {
         guard = GuardState::Unrestored;
     }
-    if let (TableClass::Tenant(source), Locate::Nowhere) = (&class, &locate) {
+    // A restore creates foreign keys even later than triggers.
+    if guard != GuardState::Unrestored
+        && let (TableClass::Tenant(source), Locate::Nowhere) = (&class, &locate)
+    {
         guard = match source {
             TenantSource::Parent(_) => GuardState::Pathless,
             TenantSource::Column(_) | TenantSource::Constant(_) => GuardState::Columnless,

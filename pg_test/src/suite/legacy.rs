@@ -93,8 +93,8 @@ fn application(cluster: &Cluster, database: &str) -> Result<()> {
     let mut legacy = cluster.endpoint().config(database, LEGACY).connect(postgres::NoTls)?;
     legacy.batch_execute(SCHEMA)?;
     legacy.batch_execute(&format!(
-        "GRANT ALL ON SCHEMA public, \"Billing Dept\" TO {REBUILT};
-         GRANT ALL ON ALL TABLES IN SCHEMA public, \"Billing Dept\" TO {REBUILT};
+        "GRANT ALL ON SCHEMA public, \"Billing Dept\", tenant_20 TO {REBUILT};
+         GRANT ALL ON ALL TABLES IN SCHEMA public, \"Billing Dept\", tenant_20 TO {REBUILT};
          GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {REBUILT}"
     ))?;
     Ok(())

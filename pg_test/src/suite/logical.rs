@@ -154,13 +154,14 @@ fn contents(session: &mut Session) -> Result<Rows> {
 }
 
 /// Writes of every tenant: inserts, updates that move rows between tenants and partitions, deletes, truncates.
-const CHANGES: [&str; 10] = [
+const CHANGES: [&str; 11] = [
     "INSERT INTO orders (tenant_id, net) SELECT t, n FROM unnest(ARRAY[10, 20, 30, 40, 50]) t, generate_series(1, 20) n",
     "UPDATE orders SET net = net + 1",
     "UPDATE orders SET tenant_id = 20 WHERE tenant_id = 10 AND net < 5",
     "DELETE FROM orders WHERE tenant_id IN (20, 40) AND net > 10",
     "UPDATE log SET at = '2020-01-01' WHERE tenant_id = 20 AND at > '2024-01-01'; INSERT INTO log VALUES (20, '2025-01-01', 'new')",
     "UPDATE vehicles SET wheels = 5; DELETE FROM assets WHERE id = 2",
+    "UPDATE order_items SET order_id = order_id + 1; DELETE FROM orders WHERE id = 12; UPDATE tenant_20.settings SET value = 'x'",
     "UPDATE plans SET name = name || '!'; INSERT INTO ledger VALUES (5, 'x'); INSERT INTO sessions VALUES (5, now())",
     "BEGIN; SAVEPOINT s; DELETE FROM by_text; ROLLBACK TO s; UPDATE by_uuid SET id = id + 10; COMMIT",
     "UPDATE \"Billing Dept\".\"Invoice \"\"2\"\"\" SET total = total * 2",
@@ -232,7 +233,11 @@ fn ownership_arrives(cluster: &mut Cluster) -> Result<()> {
 
 fn guarded_publisher(cluster: &mut Cluster) -> Result<()> {
     let published = Platform::guarded(cluster, "publisher")?;
-    let pair = Pair::subscribe(cluster, published, "FOR TABLE orders, plans, log, assets, vehicles")?;
+    let pair = Pair::subscribe(
+        cluster,
+        published,
+        "FOR TABLE customers, orders, order_items, shipments, plans, log, assets, vehicles",
+    )?;
     let before = contents(&mut pair.target()?)?;
     let mut rebuilt = pair.published.database.connect_as(&pair.published.rebuilt)?;
     rebuilt.refused("UPDATE orders SET net = 1 WHERE tenant_id = 10")?;

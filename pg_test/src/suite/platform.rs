@@ -46,10 +46,10 @@ pub const CONTENTS: &str = "
     SELECT c.oid::regclass::text, r.rows FROM pg_catalog.pg_class c,
     LATERAL (SELECT query_to_xml(format('SELECT t::text FROM ONLY %s AS t ORDER BY 1', c.oid::regclass), true, true, '')::text
              AS rows) AS r
-    WHERE c.relkind = 'r' AND c.relnamespace IN ('public'::regnamespace, '\"Billing Dept\"'::regnamespace) ORDER BY 1";
+    WHERE c.relkind = 'r' AND c.relnamespace::regnamespace::text IN ('public', '\"Billing Dept\"', 'tenant_20') ORDER BY 1";
 
 /// Writes of every kind, most of which are refused to one backend or to both.
-pub const WRITES: [&str; 34] = [
+pub const WRITES: [&str; 40] = [
     "UPDATE orders SET note = 'x' WHERE tenant_id = 10",
     "UPDATE orders SET note = 'x' WHERE tenant_id = 20",
     "UPDATE orders SET note = 'x' WHERE tenant_id = 30",
@@ -64,6 +64,12 @@ pub const WRITES: [&str; 34] = [
     "UPDATE customers SET name = 'x' WHERE tenant_id = 20",
     "UPDATE customers SET id = 99 WHERE tenant_id = 20",
     "DELETE FROM customers WHERE tenant_id = 20",
+    "UPDATE order_items SET what = 'x' WHERE order_id IN (SELECT id FROM orders WHERE tenant_id = 10)",
+    "UPDATE order_items SET what = 'x' WHERE order_id IN (SELECT id FROM orders WHERE tenant_id = 20)",
+    "UPDATE order_items SET order_id = 1 WHERE order_id IN (SELECT id FROM orders WHERE tenant_id = 20)",
+    "DELETE FROM shipments WHERE id = 1",
+    "DELETE FROM shipments WHERE item_id IN (SELECT i.id FROM order_items i JOIN orders o ON o.id = i.order_id AND tenant_id = 20)",
+    "UPDATE tenant_20.settings SET value = 'red' WHERE name = 'colour'",
     "UPDATE by_bigint SET id = id WHERE tenant = 20",
     "UPDATE by_smallint SET id = id WHERE tenant = 20",
     "UPDATE by_uuid SET id = id WHERE tenant = '00000000-0000-0000-0000-00000000000a'",
@@ -134,7 +140,7 @@ impl Platform {
     /// Both backends have every privilege on the application's tables; what stops them is the guard.
     fn grants(&self) -> String {
         let mut grants = String::new();
-        for schema in ["public", "\"Billing Dept\""] {
+        for schema in ["public", "\"Billing Dept\"", "tenant_20"] {
             for what in [
                 format!("SCHEMA {schema}"),
                 format!("ALL TABLES IN SCHEMA {schema}"),

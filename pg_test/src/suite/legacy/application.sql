@@ -14,6 +14,11 @@ DELETE FROM ONLY assets;
 UPDATE plans SET name = name || '!';
 INSERT INTO by_uuid SELECT n, gen_random_uuid() FROM generate_series(10, 200) AS n;
 UPDATE by_text SET tenant = tenant || 'x';
+UPDATE order_items SET order_id = order_id + 1;
+INSERT INTO order_items (order_id) SELECT id FROM orders RETURNING id;
+INSERT INTO shipments (item_id) SELECT id FROM order_items;
+DELETE FROM order_items WHERE id % 3 = 0;
+UPDATE tenant_20.settings SET value = 'red';
 INSERT INTO ledger VALUES (2, 'b');
 INSERT INTO sessions VALUES (1, '2024-01-01');
 
@@ -212,6 +217,7 @@ UPDATE nothing SET x = 1;
 SELECT * FROM orders WHERE note ~ '[';
 
 \echo == everything goes
-TRUNCATE orders RESTART IDENTITY;
+TRUNCATE orders;
+TRUNCATE orders RESTART IDENTITY CASCADE;
 TRUNCATE customers, log CASCADE;
 SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM customers), (SELECT count(*) FROM log);

@@ -19,6 +19,13 @@ CREATE TABLE orders (
 );
 CREATE INDEX orders_note ON orders (tenant_id, lower(note)) WHERE note IS NOT NULL;
 
+-- Whose they are stands in the order.
+CREATE TABLE order_items (id serial PRIMARY KEY, order_id int REFERENCES orders ON DELETE CASCADE, what text);
+CREATE TABLE shipments (id serial PRIMARY KEY, item_id int REFERENCES order_items ON DELETE CASCADE, sent date);
+-- A schema for a tenant.
+CREATE SCHEMA tenant_20;
+CREATE TABLE tenant_20.settings (name text PRIMARY KEY, value text);
+
 CREATE TABLE by_bigint (id int PRIMARY KEY, tenant bigint);
 CREATE TABLE by_smallint (id int PRIMARY KEY, tenant smallint);
 CREATE TABLE by_uuid (id int PRIMARY KEY, tenant uuid);
@@ -61,6 +68,9 @@ INSERT INTO customers (tenant_id, name) SELECT n, 'customer ' || n FROM unnest(A
 INSERT INTO orders (tenant_id, customer, plan, net)
 SELECT c.tenant_id, c.id, n % 3 + 1, n FROM customers c, generate_series(1, 5) AS n;
 INSERT INTO orders (tenant_id, note) VALUES (NULL, 'everybody''s');
+INSERT INTO order_items (order_id, what) SELECT id, 'item of ' || id FROM orders WHERE id % 2 = 0;
+INSERT INTO shipments (item_id) SELECT id FROM order_items;
+INSERT INTO tenant_20.settings VALUES ('colour', 'blue');
 INSERT INTO by_bigint VALUES (1, 10), (2, 20);
 INSERT INTO by_smallint VALUES (1, 10), (2, 20);
 INSERT INTO by_uuid VALUES (1, '00000000-0000-0000-0000-00000000000a'), (2, '00000000-0000-0000-0000-00000000000b');
