@@ -154,7 +154,7 @@ impl ParentLink {
             let key = |column: &LinkColumn| {
                 Some(
                     Key {
-                        column: column.parent_attnum,
+                        column: self.numbered_in(table, column.parent_attnum),
                         function: column.equals,
                         of: column.as_type,
                         collation: column.collation,
@@ -172,6 +172,15 @@ impl ParentLink {
             }
         }
         found
+    }
+
+    /// The number that a column of the parent has in one of its partitions.
+    fn numbered_in(&self, table: pg_sys::Oid, attnum: pg_sys::AttrNumber) -> pg_sys::AttrNumber {
+        if table == self.parent {
+            return attnum;
+        }
+        // SAFETY: syscache look-ups; a partition has all columns of its parent.
+        unsafe { pg_sys::get_attnum(table, pg_sys::get_attname(self.parent, attnum, false)) }
     }
 
     /// The tables that hold the parent's rows, each with its part of the index.

@@ -37,6 +37,7 @@ mod legacy;
 mod logical;
 mod modes;
 mod passes;
+mod paths;
 mod pgbench;
 mod platform;
 mod race;
@@ -84,6 +85,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("logical", logical::tests()),
         ("modes", modes::tests()),
         ("passes", passes::tests()),
+        ("paths", paths::tests()),
         ("pgbench", pgbench::tests()),
         ("race", race::tests()),
         ("refusals", refusals::tests()),
