@@ -186,6 +186,15 @@ pub unsafe fn items<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> 
     unsafe { (0..list_length(list)).map(move |n| list_nth(list, n).cast()) }
 }
 
+/// The numbers of a list; NIL has none.
+///
+/// # Safety
+/// `list` is NIL or a valid list of integers, and stays as it is.
+pub unsafe fn integers(list: *mut pg_sys::List) -> impl Iterator<Item = c_int> {
+    // SAFETY: the caller vouches for the list, and n is within it.
+    unsafe { (0..list_length(list)).map(move |n| (*(*list).elements.offset(n as isize)).int_value) }
+}
+
 /// An oid cell of a list.
 ///
 /// # Safety

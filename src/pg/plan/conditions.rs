@@ -5,7 +5,7 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag::*;
 
-use super::Column;
+use super::whole::Column;
 use crate::pg::{compat, session};
 
 /// A parameter that a nested loop hands to its inner scan: its number, and the column it comes from.

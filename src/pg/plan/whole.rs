@@ -5,13 +5,23 @@ use std::collections::BTreeSet;
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag::*;
 
-use super::Column;
 use super::conditions::{Conditions, Handed, is_equality, is_not_null};
 use crate::pg::compat;
 
 /// Tables that are read whole and hang together, by their numbers in the range table: the parts of one table, and copies of
 /// it that are joined row to row.
 pub type Kin = Vec<pg_sys::Index>;
+
+/// A column of a table of the statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// The table's number in the range table.
+    pub index: pg_sys::Index,
+    /// The table.
+    pub relation: pg_sys::Oid,
+    /// The column's number.
+    pub attnum: pg_sys::AttrNumber,
+}
 
 /// A statement's plan.
 pub struct Reader {
