@@ -177,6 +177,24 @@ pub unsafe fn list_nth(list: *mut pg_sys::List, n: i32) -> *mut std::ffi::c_void
     unsafe { (*(*list).elements.offset(n as isize)).ptr_value }
 }
 
+/// The pointers of a list; NIL has none.
+///
+/// # Safety
+/// `list` is NIL or a valid list of pointers to `T`, and stays as it is.
+pub unsafe fn items<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
+    // SAFETY: the caller vouches for the list, and n is within it.
+    unsafe { (0..list_length(list)).map(move |n| list_nth(list, n).cast()) }
+}
+
+/// The numbers of a list; NIL has none.
+///
+/// # Safety
+/// `list` is NIL or a valid list of integers, and stays as it is.
+pub unsafe fn integers(list: *mut pg_sys::List) -> impl Iterator<Item = c_int> {
+    // SAFETY: the caller vouches for the list, and n is within it.
+    unsafe { (0..list_length(list)).map(move |n| (*(*list).elements.offset(n as isize)).int_value) }
+}
+
 /// An oid cell of a list.
 ///
 /// # Safety

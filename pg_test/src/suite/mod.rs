@@ -54,6 +54,7 @@ mod surface;
 mod tampering;
 mod tenant_types;
 mod two_backends;
+mod unfiltered;
 mod ways_in;
 mod worker;
 
@@ -97,6 +98,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("surface", surface::tests()),
         ("tampering", tampering::tests()),
         ("tenant_types", tenant_types::tests()),
+        ("unfiltered", unfiltered::tests()),
         ("ways_in", ways_in::tests()),
         ("worker", worker::tests()),
     ]

@@ -54,8 +54,8 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags
         }
         ONLY_EXPLAINED.set(false);
         // Postgres's own checks come first, and nothing has run yet.
-        if !only_explained && may_write_unfiltered(query) && !session::inert() {
-            report::raise(check_plan((*query).plannedstmt));
+        if !only_explained && plan::may_be_unfiltered(query) && !session::inert() {
+            report::raise(check_plan((*query).plannedstmt, (*query).params));
         }
     }
 }
@@ -107,15 +107,6 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
             _ => compat::standard_ExecutorFinish(query),
         }
         statement::leave(outer);
-    }
-}
-
-/// A plain frame: whether the plan has an UPDATE or DELETE in it, which `check_plan` looks for.
-unsafe fn may_write_unfiltered(query: *const pg_sys::QueryDesc) -> bool {
-    // SAFETY: the executor has been started for this query.
-    unsafe {
-        matches!((*query).operation, pg_sys::CmdType::CMD_UPDATE | pg_sys::CmdType::CMD_DELETE)
-            || (*(*query).plannedstmt).hasModifyingCTE
     }
 }
 
@@ -253,14 +244,17 @@ fn column_names(relation: pg_sys::Oid, columns: *mut pg_sys::Bitmapset) -> Vec<S
 
 /// The rules that need the plan.
 #[pg_guard]
-unsafe extern "C-unwind" fn check_plan(statement: *const pg_sys::PlannedStmt) -> *const Report {
-    // SAFETY: the executor has been started for this plan.
-    let unfiltered = unsafe { plan::unfiltered_writes(statement) };
-    if unfiltered.is_empty() {
+unsafe extern "C-unwind" fn check_plan(
+    statement: *const pg_sys::PlannedStmt,
+    params: pg_sys::ParamListInfo,
+) -> *const Report {
+    // Who asks comes first: it costs less than to walk the plan.
+    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    if !command::needs_conditions(&session.who.identity) {
         return ptr::null();
     }
-    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
-    for write in unfiltered {
+    // SAFETY: the executor has been started for this plan with these parameters.
+    for write in unsafe { plan::unfiltered_writes(statement, params) } {
         let Some(relation) = relation::facts(&session, write.relation) else { continue };
         if relation.beside_the_point {
             continue;
