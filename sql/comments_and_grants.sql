@@ -49,6 +49,7 @@ COMMENT ON FUNCTION holdfast.flush_events IS 'Waits until the events queued now 
 COMMENT ON FUNCTION holdfast.grant_operator IS 'Lets a role call every function and read every view';
 COMMENT ON FUNCTION holdfast.grant_auditor IS 'Lets a role read every view';
 COMMENT ON FUNCTION holdfast.lock_holders IS 'Who holds a tenant''s lock, as a sentence';
+COMMENT ON FUNCTION holdfast.guard_state IS 'The state of a table''s guard, for coverage';
 COMMENT ON FUNCTION holdfast.guard_row IS 'The row guard';
 COMMENT ON FUNCTION holdfast.policy_changed IS 'Makes every session read the policy again';
 

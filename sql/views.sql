@@ -71,30 +71,65 @@ SELECT b.backend, b.trust, l.rows_per_statement, l.rows_per_transaction,
 FROM holdfast.backend b LEFT JOIN holdfast.backend_limit l USING (backend)
 ORDER BY b.added_at, b.backend;
 
--- Every table of the database but the system's and our own; a finding is what a DBA should look at.
+-- Every table of the database but the system's and our own; a finding is what a DBA should look at. The catalogs tell what
+-- there is, so a table is here from the moment it exists; the guard itself tells what state it is in.
 CREATE VIEW holdfast.coverage AS
-SELECT r.oid::regclass AS relation, coalesce(c.class, 'unclassified') AS class, c.tenant_column, c.backend,
-    CASE WHEN c.class IS DISTINCT FROM 'tenant' THEN NULL
-         WHEN g.tgenabled = 'A' THEN 'enabled'
-         WHEN g.tgenabled IS NULL THEN 'missing'
-         ELSE 'disabled' END AS guard,
-    CASE WHEN c.class IS NULL THEN 'not classified: an unproven backend may not write it'
-         WHEN c.class = 'tenant' AND a.attnum IS NULL THEN 'its tenant column is gone'
-         WHEN c.class = 'tenant' AND g.tgenabled IS NULL THEN 'its guard is missing: nobody may write it'
-         WHEN c.class = 'tenant' AND g.tgenabled <> 'A' THEN 'its guard is disabled: nobody may write it'
-    END AS finding
-FROM pg_catalog.pg_class r
-JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
-LEFT JOIN LATERAL (SELECT relid FROM pg_catalog.pg_partition_ancestors(r.oid) WITH ORDINALITY AS up (relid, n)
-    WHERE relid IN (SELECT relation FROM holdfast.classified_table) ORDER BY up.n LIMIT 1) root ON r.relispartition
-LEFT JOIN holdfast.classified_table c ON c.relation = coalesce(root.relid, r.oid)
-LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attname = c.tenant_column AND NOT a.attisdropped
-LEFT JOIN LATERAL (SELECT tgenabled FROM pg_catalog.pg_trigger
-    WHERE tgrelid = r.oid AND tgfoid = 'holdfast.guard_row()'::pg_catalog.regprocedure
-    ORDER BY tgenabled <> 'A' LIMIT 1) g ON true
-WHERE r.relkind IN ('r', 'p') AND r.relpersistence <> 't'
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'holdfast')
-ORDER BY r.oid::regclass::text;
+WITH tenant_columns AS (
+    -- A column that is a key by itself, such as id, has a name that tells nothing.
+    SELECT c.tenant_column FROM holdfast.classified_table c
+    WHERE NOT EXISTS (
+        SELECT FROM pg_catalog.pg_index i
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = c.relation AND i.indisunique AND i.indnkeyatts = 1 AND a.attname = c.tenant_column)
+), tables AS (
+    SELECT r.oid, coalesce(root.relid::oid, r.oid) AS classified
+    FROM pg_catalog.pg_class r
+    JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
+    -- A partition is what the topmost of its ancestors is that is classified.
+    LEFT JOIN LATERAL (SELECT relid FROM pg_catalog.pg_partition_ancestors(r.oid) WITH ORDINALITY AS up (relid, n)
+        WHERE relid IN (SELECT relation FROM holdfast.classified_table) ORDER BY up.n DESC LIMIT 1) root ON r.relispartition
+    WHERE (r.relkind IN ('r', 'p') OR r.relkind = 'f' AND r.relispartition) AND r.relpersistence <> 't'
+      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'holdfast')
+), facts AS (
+    SELECT t.oid, coalesce(c.class, 'unclassified') AS class, c.tenant_column, c.via, c.tenant, c.backend,
+        CASE WHEN c.class IN ('tenant', 'global') THEN holdfast.guard_state(t.oid) END AS guard,
+        EXISTS (SELECT FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid = t.oid AND a.attname = c.tenant_column AND NOT a.attisdropped) AS has_column,
+        (SELECT a.attname FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid = t.oid AND NOT a.attisdropped
+              AND a.attname IN (SELECT tenant_column FROM tenant_columns) LIMIT 1) AS like_tenants,
+        (SELECT p.relation FROM pg_catalog.pg_inherits i JOIN holdfast.classified_table p ON p.relation = i.inhparent
+            WHERE i.inhrelid = t.oid AND p.class IN ('tenant', 'global') LIMIT 1) AS inherits,
+        EXISTS (SELECT FROM pg_catalog.pg_trigger g
+            WHERE g.tgrelid = t.oid AND g.tgfoid = 'holdfast.guard_row()'::pg_catalog.regprocedure) AS has_trigger
+    FROM tables t LEFT JOIN holdfast.classified_table c ON c.relation = t.classified
+), found AS (
+    SELECT oid, class, tenant_column, via, tenant, backend, guard,
+        CASE WHEN class = 'unclassified' THEN CASE
+                 WHEN inherits IS NOT NULL THEN pg_catalog.format('not classified; guard its parent %s again', inherits)
+                 WHEN has_trigger THEN 'not classified, but it has a guard'
+                 WHEN like_tenants IS NOT NULL
+                     THEN pg_catalog.format('not classified; its %I is a tenant column elsewhere', like_tenants)
+                 ELSE 'not classified' END
+             WHEN class = 'global' AND guard = 'enabled' AND like_tenants IS NOT NULL
+                 THEN pg_catalog.format('global; its %I is a tenant column elsewhere', like_tenants)
+             WHEN guard = 'columnless' AND has_column THEN 'its tenant column has changed its nature'
+             WHEN guard = 'columnless' THEN 'its tenant column is gone'
+             WHEN guard = 'pathless' THEN pg_catalog.format('by its %I no tenant can be found any more', via)
+             WHEN guard = 'missing' THEN 'its guard is missing'
+             WHEN guard = 'disabled' THEN 'its guard is disabled'
+             WHEN guard = 'overtaken' THEN 'its guard is not the last trigger to fire'
+             WHEN guard = 'unrestored' THEN 'its guard is not restored yet'
+        END AS finding
+    FROM facts
+    UNION ALL
+    SELECT relation, class, tenant_column, via, tenant, backend, NULL,
+        pg_catalog.format('dropped; SELECT holdfast.unguard_table(%s)', relation::oid)
+    FROM holdfast.classified_table WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class r WHERE r.oid = relation)
+)
+SELECT oid::regclass AS relation, class, tenant_column, via, tenant, backend, guard, finding
+FROM found
+ORDER BY oid::regclass::text;
 
 CREATE VIEW holdfast.blocked_writes AS
 SELECT id, at, backend, rule, sqlstate, outcome, command,
@@ -126,9 +161,9 @@ WITH migration AS (
     FROM holdfast.event WHERE at > pg_catalog.clock_timestamp() - interval '1 day'
 ), tables AS (
     SELECT pg_catalog.count(*) FILTER (WHERE class = 'unclassified') AS unclassified,
-        pg_catalog.count(*) FILTER (WHERE class <> 'unclassified' AND finding IS NOT NULL) AS broken,
+        pg_catalog.count(*) FILTER (WHERE guard <> 'enabled') AS broken,
         pg_catalog.count(*) AS total
-    FROM holdfast.coverage
+    FROM holdfast.coverage WHERE relation::oid IN (SELECT oid FROM pg_catalog.pg_class)
 )
 SELECT item, value FROM (
     SELECT 1, 'phase', coalesce(phase, 'preparing') FROM migration

@@ -8,6 +8,7 @@
 mod access;
 mod audit;
 mod cascade;
+mod coverage;
 mod guard_schema;
 mod guarding;
 mod identity;

@@ -124,6 +124,19 @@ pub enum GuardState {
 }
 
 impl GuardState {
+    /// As `coverage` shows it.
+    pub fn word(self) -> &'static str {
+        match self {
+            GuardState::Enabled => "enabled",
+            GuardState::Unrestored => "unrestored",
+            GuardState::Overtaken => "overtaken",
+            GuardState::Disabled => "disabled",
+            GuardState::Missing => "missing",
+            GuardState::Columnless => "columnless",
+            GuardState::Pathless => "pathless",
+        }
+    }
+
     /// What a refusal says of it.
     pub fn predicate(self) -> &'static str {
         match self {

@@ -21,12 +21,14 @@ mod access;
 mod audit;
 mod bypass;
 mod cascade_preview;
+mod coverage;
 mod crash;
 mod crash_safety;
 mod cutover;
 mod documentation;
 mod escalation;
 mod foreign_errors;
+mod guard_schema;
 mod guarded;
 mod harness;
 mod held;
@@ -69,14 +71,16 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
     vec![
         ("access", access::tests()),
         ("audit", audit::tests()),
-        ("cascade_preview", cascade_preview::tests()),
         ("bypass", bypass::tests()),
+        ("cascade_preview", cascade_preview::tests()),
+        ("coverage", coverage::tests()),
         ("crash", crash::tests()),
         ("crash_safety", crash_safety::tests()),
         ("cutover", cutover::tests()),
         ("documentation", documentation::tests()),
         ("escalation", escalation::tests()),
         ("foreign_errors", foreign_errors::tests()),
+        ("guard_schema", guard_schema::tests()),
         ("harness", harness::tests()),
         ("held", held::tests()),
         ("identity", identity::tests()),
