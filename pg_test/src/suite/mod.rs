@@ -34,6 +34,7 @@ mod identity;
 mod inert;
 mod input;
 mod legacy;
+mod limits;
 mod logical;
 mod modes;
 mod passes;
@@ -82,6 +83,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("input", input::tests()),
         ("legacy", legacy::tests()),
         ("logical", logical::tests()),
+        ("limits", limits::tests()),
         ("modes", modes::tests()),
         ("passes", passes::tests()),
         ("pgbench", pgbench::tests()),
