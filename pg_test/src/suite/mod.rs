@@ -36,6 +36,7 @@ mod identity;
 mod inert;
 mod input;
 mod legacy;
+mod limits;
 mod logical;
 mod modes;
 mod passes;
@@ -88,6 +89,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("input", input::tests()),
         ("legacy", legacy::tests()),
         ("logical", logical::tests()),
+        ("limits", limits::tests()),
         ("modes", modes::tests()),
         ("passes", passes::tests()),
         ("paths", paths::tests()),

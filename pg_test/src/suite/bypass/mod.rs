@@ -7,19 +7,37 @@
 
 mod attempt;
 mod commands;
+mod copies;
+mod elsewhere;
 mod paths;
 mod reach;
 mod rows;
+mod scripts;
 mod stage;
 mod tampering;
 
 use super::Test;
 
 pub fn tests() -> Vec<Test> {
-    vec![
+    let tests = vec![
         Test::shared("rows_of_others_stay_as_they_are", |cluster| attempt::make(cluster, rows::ATTEMPTS)),
         Test::shared("rows_out_of_reach_stay_as_they_are", |cluster| attempt::make(cluster, reach::ATTEMPTS)),
+        Test::shared("copies_of_others_are_not_taken", |cluster| attempt::make(cluster, copies::ATTEMPTS)),
+        Test::shared("nobody_gets_round_the_guard_in_steps", |cluster| attempt::make(cluster, scripts::ATTEMPTS)),
         Test::shared("commands_destroy_nothing", |cluster| attempt::make(cluster, commands::ATTEMPTS)),
         Test::shared("the_guard_stays_as_it_is", |cluster| attempt::make(cluster, tampering::ATTEMPTS)),
-    ]
+        Test::shared("startup_packets_raise_nobody", elsewhere::startup_packets_raise_nobody),
+        Test::shared(
+            "connections_back_are_judged_by_their_own_login",
+            elsewhere::connections_back_are_judged_by_their_own_login,
+        )
+        .needs_module("postgres_fdw")
+        .needs_module("dblink"),
+        Test::shared(
+            "writes_that_wait_are_judged_by_the_new_owner",
+            elsewhere::writes_that_wait_are_judged_by_the_new_owner,
+        ),
+    ];
+    // One of the tenant keys is of its type.
+    tests.into_iter().map(|test| test.needs_module("citext")).collect()
 }

@@ -77,6 +77,12 @@ pub enum Path {
     Swallowed,
     /// Over a connection back to the database, as the same role.
     Dblink,
+    /// COPY FROM STDIN.
+    CopyText,
+    /// COPY FROM STDIN (FORMAT csv).
+    CopyCsv,
+    /// COPY FROM STDIN (FORMAT binary).
+    CopyBinary,
 }
 
 impl fmt::Display for Path {
@@ -111,8 +117,10 @@ pub enum Kind {
     Command,
     /// A command that must be sent by itself.
     TopLevel,
-    /// Several statements.
+    /// Several statements, in a transaction.
     Script,
+    /// What COPY FROM STDIN is given: `into <- rows`.
+    Copy,
 }
 
 use Path::*;
@@ -164,6 +172,7 @@ impl Kind {
             Kind::Command => &[FUNCTIONS],
             Kind::TopLevel => &[&[Plain, Extended]],
             Kind::Script => &[&[Plain]],
+            Kind::Copy => &[&[CopyText, CopyCsv, CopyBinary]],
         };
         lists.iter().copied().flatten().copied()
     }
@@ -224,7 +233,7 @@ impl Statement {
 }
 
 /// How a statement is sent.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub enum Protocol {
     /// As text, alone.
     #[default]
@@ -233,6 +242,8 @@ pub enum Protocol {
     Extended(Option<i32>),
     /// As text; what comes back is COPY's.
     CopyOut,
+    /// As text, and then what a superuser gets from this COPY TO STDOUT.
+    CopyIn(String),
 }
 
 /// How a statement takes a path.
@@ -303,6 +314,7 @@ impl Way {
         let in_schema = |schema: &str| Way::simple(sql.replace("shop.", &format!("{schema}.")));
         Some(match path {
             CachedPlan | CachedFunction => return None,
+            Plain if kind == Kind::Script => Way::simple(sql.clone()).before("BEGIN").after("ROLLBACK"),
             Plain => Way::simple(sql.clone()),
             Extended => Way { protocol: Protocol::Extended(statement.argument), ..Way::simple(parameterised.clone()) },
             Plpgsql => {
@@ -390,6 +402,18 @@ impl Way {
                 ))
             },
             Dblink => calling("elsewhere"),
+            CopyText => copy_in(sql, "text")?,
+            CopyCsv => copy_in(sql, "csv")?,
+            CopyBinary => copy_in(sql, "binary")?,
         })
     }
+}
+
+/// COPY of `into <- rows`.
+fn copy_in(sql: &str, format: &str) -> Option<Way> {
+    let (into, rows) = sql.split_once(" <- ")?;
+    Some(Way {
+        protocol: Protocol::CopyIn(format!("COPY ({rows}) TO STDOUT (FORMAT {format})")),
+        ..Way::simple(format!("COPY {into} FROM STDIN (FORMAT {format})"))
+    })
 }
