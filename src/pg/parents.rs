@@ -120,6 +120,9 @@ impl ParentLink {
             columns.push(column);
         }
         let index = referenced_index(key.conoid).ok_or(NoLink::NoForeignKey)?;
+        // An index takes the conditions of a scan in its own order.
+        let order = columns_of_index(index);
+        columns.sort_by_key(|column| order.iter().position(|attnum| *attnum == column.parent_attnum));
         Ok(ParentLink { parent: key.confrelid, constraint: key.conoid, index, columns })
     }
 
@@ -190,20 +193,23 @@ impl ParentLink {
         if !partitioned {
             return vec![(self.parent, self.index)];
         }
-        relation::inheritors(self.parent)
-            .into_iter()
-            .filter_map(|leaf| Some((leaf, part_of(leaf, self.index)?)))
-            .collect()
+        let with_index = |leaf| {
+            // Level by level: an index knows only the one right above.
+            let mut above = relation::ancestors(leaf);
+            above.truncate(above.iter().position(|a| *a == self.parent)?);
+            let mut down = above.into_iter().rev().chain([leaf]);
+            Some((leaf, down.try_fold(self.index, |index, partition| part_of(partition, index))?))
+        };
+        // SAFETY: a syscache look-up.
+        let is_leaf = |part: &pg_sys::Oid| unsafe { pg_sys::get_rel_relkind(*part) } as u8 == pg_sys::RELKIND_RELATION;
+        relation::inheritors(self.parent).into_iter().filter(is_leaf).filter_map(with_index).collect()
     }
 }
 
-/// A partition's part of a partitioned index; none for a partition that is partitioned itself.
+/// A partition's part of an index of the whole.
 fn part_of(partition: pg_sys::Oid, index: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    // SAFETY: catalog look-ups; the entry is released before the function ends.
+    // SAFETY: a relcache look-up gives null or a pinned entry, which is released before the function ends.
     unsafe {
-        if pg_sys::get_rel_relkind(partition) as u8 != pg_sys::RELKIND_RELATION {
-            return None;
-        }
         let entry = pg_sys::RelationIdGetRelation(partition);
         if entry.is_null() {
             return None;
@@ -245,6 +251,21 @@ fn referenced_index(constraint: pg_sys::Oid) -> Option<pg_sys::Oid> {
         let index = pg_sys::SysCacheGetAttr(cache, tuple, compat::CONSTRAINT_INDEX, &mut null);
         pg_sys::ReleaseSysCache(tuple);
         (!null && index.value() != 0).then(|| pg_sys::Oid::from(index.value() as u32))
+    }
+}
+
+/// The numbers of an index's columns in its table.
+fn columns_of_index(index: pg_sys::Oid) -> Vec<pg_sys::AttrNumber> {
+    // SAFETY: a relcache look-up gives null or a pinned entry, whose index has as many columns as it says.
+    unsafe {
+        let entry = pg_sys::RelationIdGetRelation(index);
+        if entry.is_null() {
+            return Vec::new();
+        }
+        let form = (*entry).rd_index;
+        let columns = (*form).indkey.values.as_slice(usize::try_from((*form).indnatts).unwrap_or(0)).to_vec();
+        pg_sys::RelationClose(entry);
+        columns
     }
 }
 
