@@ -92,7 +92,7 @@ WITH tenant_columns AS (
       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'holdfast')
 ), facts AS (
     SELECT t.oid, coalesce(c.class, 'unclassified') AS class, c.tenant_column, c.via, c.tenant, c.backend,
-        CASE WHEN c.class IN ('tenant', 'global') THEN holdfast.guard_state(t.oid) END AS guard,
+        CASE WHEN c.class IN ('tenant', 'global') THEN coalesce(holdfast.guard_state(t.oid), 'missing') END AS guard,
         EXISTS (SELECT FROM pg_catalog.pg_attribute a
             WHERE a.attrelid = t.oid AND a.attname = c.tenant_column AND NOT a.attisdropped) AS has_column,
         (SELECT a.attname FROM pg_catalog.pg_attribute a

@@ -171,8 +171,10 @@ fn key(table: Oid, row: &Row) -> ForeignKey {
         _ => None,
     };
     let names = |column: &&String| ParentLink::find(table, column).is_ok_and(|link| link.parent == parent);
+    let fit = |column: &&String| relation::check_tenant_column(table, column).is_ok();
+    let fit = columns.iter().filter(fit).cloned().collect();
     let named_by = columns.iter().find(names).cloned();
-    ForeignKey { columns, parent: row.oid(1), referenced, unfit, nullable: row.get(4) == Some(true), named_by }
+    ForeignKey { columns, parent: row.oid(1), referenced, unfit, nullable: row.get(4) == Some(true), fit, named_by }
 }
 
 fn clause(problem: &ColumnProblem) -> String {

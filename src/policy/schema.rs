@@ -29,6 +29,8 @@ pub struct ForeignKey {
     pub unfit: Option<String>,
     /// Whether a row may do without a parent.
     pub nullable: bool,
+    /// Those of its columns that can be tenant columns.
+    pub fit: Vec<String>,
     /// The column by which `guard_table` finds this foreign key and no other; none where no column does.
     pub named_by: Option<String>,
 }
@@ -113,6 +115,7 @@ pub fn propose(tables: &[Table], tenant_column: &str, tenant: Option<&str>) -> V
         }
     }
     schema.registers();
+    schema.by_columns();
     let by_keys: Vec<Proposal> =
         { tables.iter() }.filter(|t| !schema.decided.contains_key(&t.oid)).map(|table| schema.by_keys(table)).collect();
     schema.decided.extend(by_keys.into_iter().map(|proposal| (proposal.table, proposal)));
@@ -162,7 +165,8 @@ impl Schema<'_> {
 
     /// The tables in which each tenant has a row: tenant columns refer to their key.
     fn registers(&mut self) {
-        let mut found: BTreeMap<u32, (BTreeSet<(&str, Option<&String>)>, Vec<&str>)> = BTreeMap::new();
+        // By table: the columns, each with what is wrong with it, and who refers to them.
+        let mut found = BTreeMap::<_, (BTreeSet<_>, Vec<&str>)>::new();
         for table in self.tables.values() {
             let own = match self.decided.get(&table.oid).map(|p| &p.class) {
                 Some(TableClass::Tenant(TenantSource::Column(column))) => column,
@@ -174,7 +178,7 @@ impl Schema<'_> {
                     && !self.decided.contains_key(&key.parent)
                 {
                     let (columns, referring) = found.entry(key.parent).or_default();
-                    columns.insert((referenced, key.unfit.as_ref()));
+                    columns.insert((referenced.as_str(), key.unfit.as_ref()));
                     referring.push(&table.name);
                 }
             }
@@ -203,6 +207,41 @@ impl Schema<'_> {
         }
     }
 
+    /// The tables that have a tenant column under another name: all ways to tenants say so.
+    fn by_columns(&mut self) {
+        loop {
+            let mut found = Vec::new();
+            for table in self.tables.values().filter(|table| !self.decided.contains_key(&table.oid)) {
+                let ways: Vec<Way> = table.keys.iter().filter_map(|key| self.way(table.oid, key)).collect();
+                let columns: BTreeSet<Option<&String>> = ways.iter().map(|way| self.tenant_in(way.key)).collect();
+                if let (Some(way), Some(Some(_)), 1) = (ways.first(), columns.first(), columns.len()) {
+                    found.extend(self.refers(table, way.key));
+                }
+            }
+            if found.is_empty() {
+                return;
+            }
+            self.decided.extend(found.into_iter().map(|proposal| (proposal.table, proposal)));
+        }
+    }
+
+    /// The column of a foreign key that holds the tenant itself.
+    fn tenant_in<'k>(&self, key: &'k ForeignKey) -> Option<&'k String> {
+        let TableClass::Tenant(TenantSource::Column(tenant)) = &self.decided.get(&key.parent)?.class else {
+            return None;
+        };
+        let pairs = key.columns.iter().zip(&key.referenced);
+        { pairs }
+            .find(|(column, referenced)| *referenced == tenant && key.fit.contains(column))
+            .map(|(column, _)| column)
+    }
+
+    fn refers(&self, table: &Table, key: &ForeignKey) -> Option<Proposal> {
+        let column = self.tenant_in(key)?;
+        let reason = format!("Its column {column} refers to the tenant column of {}.", self.name(key.parent));
+        Some(guard(table, TableClass::Tenant(TenantSource::Column(column.clone())), reason))
+    }
+
     /// What the foreign keys of a table tell.
     fn by_keys(&self, table: &Table) -> Proposal {
         let ways: Vec<Way> = table.keys.iter().filter_map(|key| self.way(table.oid, key)).collect();
@@ -221,6 +260,9 @@ impl Schema<'_> {
             }
         };
         let (way, because) = chosen;
+        if let Some(proposal) = self.refers(table, way.key) {
+            return proposal;
+        }
         let Some(column) = &way.key.named_by else {
             return decide(table, format!("No column names its foreign key ({}) alone.", way.key.columns.join(", ")));
         };

@@ -50,6 +50,7 @@ impl Table {
             referenced: vec!["id".to_owned()],
             unfit: None,
             nullable,
+            fit: vec![column.to_owned()],
             named_by: Some(column.to_owned()),
         });
         self
@@ -98,7 +99,18 @@ fn a_table_by_itself() {
     assert!(all_one.iter().all(|line| line.contains("guard tenant acme")));
 }
 
-/// (tables, the line about the table "x")
+/// A key of two columns, the first of which is the tenant there.
+fn composite(table: Table, parent: u32, tenant: &str) -> Table {
+    let mut table = table.key("order_id", parent);
+    if let Some(key) = table.keys.last_mut() {
+        key.columns.insert(0, "owner".to_owned());
+        key.referenced.insert(0, tenant.to_owned());
+        key.fit.push("owner".to_owned());
+    }
+    table
+}
+
+/// (what, tables, the line about the table "x")
 #[test]
 fn foreign_keys() {
     let orders = || table(1, "orders").with_column();
@@ -221,6 +233,30 @@ fn foreign_keys() {
             "the tenants' own table",
             vec![orders().key("tenant_id", 9), table(9, "x"), table(4, "users").with_column().key("tenant_id", 9)],
             "guard column id. The tenant columns of orders, users refer to its column id.",
+        ),
+        (
+            "a tenant column of another name",
+            vec![orders().key("tenant_id", 3), table(3, "brokerages"), table(9, "x").key("brokerage_id", 3)],
+            "guard column brokerage_id. Its column brokerage_id refers to the tenant column of brokerages.",
+        ),
+        (
+            "as part of a key, at second hand",
+            vec![orders(), composite(table(3, "y"), 1, "tenant_id"), composite(table(9, "x"), 3, "owner")],
+            "guard column owner. Its column owner refers to the tenant column of y.",
+        ),
+        (
+            "two of them",
+            vec![orders().key("tenant_id", 3), table(3, "b"), table(9, "x").key("from_id", 3).key("to_id", 3)],
+            "decide -. Several foreign keys lead to tenants: from_id → b; to_id → b.",
+        ),
+        (
+            "one of them, beside a key that tells more",
+            vec![
+                orders().key("tenant_id", 3),
+                table(3, "b"),
+                table(9, "x").key("order_id", 1).nullable("billed_to", 3),
+            ],
+            "guard via order_id. Its tenant is that of its row in orders, by order_id; it is the only one that is never null.",
         ),
         (
             "a parent whose child has no keys",

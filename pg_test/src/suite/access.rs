@@ -160,7 +160,8 @@ fn an_auditor(cluster: &Cluster) -> Result<()> {
     }
     auditor.exec("SELECT holdfast.flush_events()")?;
     for (name, call) in calls(&mut superuser)? {
-        if !FOR_ALL.contains(&name.as_str()) && name != "flush_events" {
+        // The second is what the view coverage calls.
+        if !FOR_ALL.contains(&name.as_str()) && name != "flush_events" && name != "guard_state" {
             denied(&mut auditor, &format!("SELECT {call}"))?;
         }
     }

@@ -24,6 +24,7 @@ const SHOP: &str = "
     CREATE TABLE orders (id int PRIMARY KEY, tenant_id int NOT NULL REFERENCES brokerages);
     CREATE TABLE aa_items (id int PRIMARY KEY, order_id int NOT NULL REFERENCES orders);
     CREATE TABLE aa_shipments (id int PRIMARY KEY, item_id int REFERENCES aa_items);
+    CREATE TABLE users (id int, brokerage int REFERENCES brokerages);
     CREATE TABLE transfers (id int, source int REFERENCES orders, target int REFERENCES orders);
     CREATE TABLE countries (code text PRIMARY KEY);
     CREATE TABLE prices (tenant_id numeric);
@@ -36,7 +37,7 @@ const SHOP: &str = "
     SELECT holdfast.exempt_table('own');
     RESET search_path";
 
-const PROPOSED: [&str; 12] = [
+const PROPOSED: [&str; 13] = [
     "shop.base|tenant|tenant_id||guard|It has the column tenant_id.",
     "shop.brokerages|tenant|id||guard|The tenant columns of orders refer to its column id.",
     "shop.countries|global|||guard|It has no column tenant_id, and no foreign key of it leads to a tenant; nothing refers to it.",
@@ -47,6 +48,7 @@ const PROPOSED: [&str; 12] = [
     "shop.prices||||decide|Its column tenant_id can't be the tenant column: its type is numeric.",
     "shop.sums||||decide|Its column tenant_id can't be the tenant column: it is generated.",
     "shop.transfers||||decide|Several foreign keys lead to tenants: source → orders, nullable; target → orders, nullable.",
+    "shop.users|tenant|brokerage||guard|Its column brokerage refers to the tenant column of brokerages.",
     "shop.aa_items|tenant||order_id|guard|Its tenant is that of its row in orders, by order_id.",
     "shop.aa_shipments|tenant||item_id|guard|Its tenant is that of its row in aa_items, by item_id; \
      a row where it is null belongs to everybody.",
@@ -106,6 +108,7 @@ fn applied(cluster: &Cluster) -> Result<()> {
             "shop.logs_1|tenant|tenant_id||enabled",
             "shop.orders|tenant|tenant_id||enabled",
             "shop.own|exempt|||",
+            "shop.users|tenant|brokerage||enabled",
         ],
     )?;
     // A second time there is nothing left but what must be decided.
