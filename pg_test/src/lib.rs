@@ -4,15 +4,19 @@
 //! - [`cluster`], [`database`], [`client`], [`pending`]: clusters, databases and sessions for tests
 //! - [`server`], [`launcher`], [`lifecycle`], [`account`]: processes, and that none is left behind
 //! - [`suite`] the tests over real connections; [`regress`] the server's own runners; [`policy`]
+//! - [`core_regression`] PostgreSQL's own suite, without holdfast and with it
+//! - [`fuzz`] random statements of the rebuilt login
 //! - [`demo`] the main job on real traffic
 
 pub mod account;
 pub mod client;
 pub mod cluster;
 pub mod copy;
+pub mod core_regression;
 pub mod database;
 pub mod demo;
 pub mod endpoint;
+pub mod fuzz;
 pub mod launcher;
 pub mod lifecycle;
 pub mod pending;

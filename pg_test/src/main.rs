@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use pg_test::demo::{self, DemoOptions};
+use pg_test::fuzz::FuzzOptions;
 use pg_test::suite::{self, Counts, Selection};
 use pg_test::ui::Ui;
-use pg_test::{lifecycle, setup};
+use pg_test::{core_regression, fuzz, lifecycle, setup};
 
 /// Holdfast's demo and tests, on throwaway PostgreSQL clusters.
 #[derive(Parser)]
@@ -43,6 +44,16 @@ enum Task {
         /// List the tests instead of running them
         #[arg(long)]
         list: bool,
+        /// Run PostgreSQL's own regression suite instead, without holdfast and with it, and report what differs
+        #[arg(long, conflicts_with_all = ["filter", "list"])]
+        core_regression: bool,
+        /// Fuzz instead, for so many minutes
+        #[arg(long, num_args = 0..=1, default_missing_value = "10", value_name = "MINUTES",
+            conflicts_with_all = ["filter", "list", "core_regression"])]
+        fuzz: Option<u64>,
+        /// The fuzzer's first seed
+        #[arg(long, requires = "fuzz")]
+        seed: Option<u64>,
     },
 }
 
@@ -95,7 +106,27 @@ fn run(task: Task) -> Result<ExitCode> {
             suite::list(&Selection { filter })?;
             Ok(ExitCode::SUCCESS)
         }
-        Task::Verify { pg, filter, list: false } => verify(pg, &Selection { filter }, &ui),
+        Task::Verify { pg, core_regression: true, .. } => {
+            let postgres = setup::prepare(only(pg)?, &ui)?;
+            let differences = core_regression::run_suite(&postgres, &ui)?;
+            println!("{}", if differences.is_empty() { "nothing differs" } else { &differences });
+            Ok(if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Task::Verify { pg, fuzz: Some(minutes), seed, .. } => {
+            let postgres = setup::prepare(only(pg)?, &ui)?;
+            fuzz::run(&postgres, FuzzOptions { minutes, seed }, &ui)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Verify { pg, filter, .. } => verify(pg, &Selection { filter }, &ui),
+    }
+}
+
+/// The one major version that a long run is for.
+fn only(majors: Option<Majors>) -> Result<Option<u16>> {
+    match majors {
+        None => Ok(None),
+        Some(Majors::One(major)) => Ok(Some(major)),
+        Some(Majors::All) => bail!("one major version at a time"),
     }
 }
 

@@ -31,6 +31,7 @@ struct Inner {
     sharedir: PathBuf,
     pkglibdir: PathBuf,
     regression_drivers: PathBuf,
+    headers: PathBuf,
     account: Account,
     environment: BuildEnvironment,
     /// A data folder as initdb leaves it, copied by every cluster; made when the first one starts.
@@ -64,6 +65,7 @@ impl Postgres {
                 sharedir: moved.target(&server.sharedir)?,
                 pkglibdir: moved.target(&server.pkglibdir)?,
                 regression_drivers: moved.target(&server.drivers)?,
+                headers: server.includedir_server.clone(),
                 account,
                 environment,
                 template: Mutex::new(None),
@@ -117,6 +119,11 @@ impl Postgres {
     /// Where loadable modules are.
     pub fn module_dir(&self) -> &Path {
         &self.inner.pkglibdir
+    }
+
+    /// The server's headers, where the original installation has them.
+    pub fn headers(&self) -> &Path {
+        &self.inner.headers
     }
 
     /// What a cargo command needs to compile the extension for this server.

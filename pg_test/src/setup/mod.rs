@@ -4,6 +4,7 @@ mod build;
 mod install;
 mod locate;
 mod packages;
+mod source;
 mod tools;
 mod wheel;
 
@@ -15,7 +16,8 @@ use crate::ui::Ui;
 
 pub use build::{BuildEnvironment, workspace};
 pub use install::Postgres;
-pub use locate::{PREFERENCE, Server};
+pub use locate::{PREFERENCE, Server, on_path};
+pub use source::provide_source;
 
 /// Finds or installs what is missing, builds the extension and makes a private installation.
 /// Without `major`, the first of [`PREFERENCE`] that can be had.

@@ -42,7 +42,7 @@ mod modes;
 mod passes;
 mod paths;
 mod pgbench;
-mod platform;
+pub mod platform;
 mod race;
 mod refusals;
 mod restore;

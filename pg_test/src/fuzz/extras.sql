@@ -1,0 +1,26 @@
+-- What the fuzzed login finds beside the application's tables: things to write through.
+
+CREATE TABLE loose (id int PRIMARY KEY, tenant_id int, note text);
+INSERT INTO loose VALUES (1, 10, 'a'), (2, 20, 'b');
+CREATE VIEW all_orders AS SELECT * FROM orders;
+CREATE VIEW plan_names AS SELECT id, name FROM plans;
+CREATE FUNCTION bill(who int) RETURNS bigint LANGUAGE sql BEGIN ATOMIC
+    UPDATE orders SET net = coalesce(net, 0) + 1 WHERE tenant_id = who;
+    SELECT count(*) FROM orders WHERE tenant_id = who;
+END;
+CREATE FUNCTION bill_as_owner(who int) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+DECLARE changed bigint;
+BEGIN
+    UPDATE orders SET net = coalesce(net, 0) + 1 WHERE tenant_id = who OR who IS NULL;
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    RETURN changed;
+END $$;
+CREATE FUNCTION note_plan() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+BEGIN
+    UPDATE plans SET name = NEW.note WHERE id = 1;
+    RETURN NULL;
+END $$;
+-- Somebody's trigger that would carry a write of the surface to a table outside of it.
+CREATE TRIGGER note_plan AFTER UPDATE ON orders FOR EACH ROW WHEN (NEW.note = 'plan') EXECUTE FUNCTION note_plan();
+CREATE RULE loose_copy AS ON INSERT TO sessions WHERE NEW.id = 666 DO ALSO INSERT INTO loose VALUES (NEW.id, 10, 'rule');
+SELECT lo_from_bytea(4242, 'kept');

@@ -1,0 +1,233 @@
+//! A fuzzer: the rebuilt login runs whatever a seed makes of it, against a server in enforce mode, and after every statement
+//! nothing outside of what the policy allows may have changed.
+//!
+//! A round has a database and a seed of its own, which is what to repeat it with.
+
+mod oracle;
+mod random_queries;
+mod statements;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::client::{Refusal, Session};
+use crate::cluster::{Cluster, ClusterOptions};
+use crate::database::Role;
+use crate::setup::Postgres;
+use crate::suite::platform::Platform;
+use crate::ui::{Step as Progress, Ui};
+use oracle::Oracle;
+use statements::{Statements, Step};
+
+const EXTRAS: &str = include_str!("extras.sql");
+
+/// How long a round takes: long enough for sessions to grow old, short enough to be repeated.
+const EPISODES: u32 = 400;
+
+/// A statement that waits for itself in another session, or runs for ever, is part of the game.
+const PATIENCE: &str = "SET statement_timeout = '3s'; SET lock_timeout = '500ms'";
+
+/// How long to fuzz, and from where.
+#[derive(Clone, Copy, Debug)]
+pub struct FuzzOptions {
+    /// Rounds are begun for so long.
+    pub minutes: u64,
+    /// The first round's seed; a random one if none.
+    pub seed: Option<u64>,
+}
+
+/// Runs rounds until the time is over; an error at the first that changed what it must not.
+pub fn run(postgres: &Postgres, options: FuzzOptions, ui: &Ui) -> Result<()> {
+    let first = options.seed.unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
+    let until = Instant::now() + Duration::from_secs(options.minutes * 60);
+    let mut tally = Tally::default();
+    ui.step(&format!("Fuzzing for {} minutes, from seed {first}", options.minutes), |progress| {
+        for round in 0.. {
+            let seed = first.wrapping_add(round);
+            play(postgres, seed, &mut tally, progress)
+                .with_context(|| format!("repeat it with: cargo verify --fuzz 1 --seed {seed}"))?;
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        Ok(())
+    })?;
+    println!("{tally}");
+    Ok(())
+}
+
+/// What came of all statements.
+#[derive(Default)]
+struct Tally {
+    rounds: u64,
+    statements: u64,
+    passed: u64,
+    refused: std::collections::BTreeMap<String, u64>,
+    failed: u64,
+    random: Option<u64>,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let refused: u64 = self.refused.values().sum();
+        writeln!(
+            f,
+            "{} rounds, {} statements: {} passed, {refused} refused, {} failed for reasons of Postgres's own",
+            self.rounds, self.statements, self.passed, self.failed
+        )?;
+        let rules: Vec<String> = self.refused.iter().map(|(code, count)| format!("{code} {count}")).collect();
+        writeln!(f, "refusals: {}", rules.join(", "))?;
+        match self.random {
+            Some(queries) => write!(f, "sqlsmith: {queries} queries"),
+            None => write!(f, "sqlsmith isn't installed; its part was left out (apt-get install sqlsmith)"),
+        }
+    }
+}
+
+fn play(postgres: &Postgres, seed: u64, tally: &mut Tally, progress: &Progress) -> Result<()> {
+    let options = ClusterOptions::new()
+        .set("log_error_verbosity", "verbose")
+        .set("deadlock_timeout", "100ms")
+        // Refusals are what most statements end in.
+        .set("log_min_messages", "error");
+    let cluster = Cluster::start(postgres, options)?;
+    let platform = Platform::unguarded(&cluster, "fuzz")?;
+    let mut dba = platform.database.connect()?;
+    dba.exec(EXTRAS)?;
+    platform.guard(&platform.database)?;
+    dba.exec(&format!(
+        "CREATE SCHEMA mine AUTHORIZATION {role}; GRANT CREATE ON SCHEMA public TO {role};
+         GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON LARGE OBJECT 4242 TO {role};
+         GRANT ALL ON DATABASE {name} TO {role}; SELECT holdfast.set_mode(NULL, 'rebuilt', 'unfiltered_write')",
+        role = platform.rebuilt,
+        name = platform.database.name,
+    ))?;
+    let mut oracle = Oracle::new(dba)?;
+    let mut player = Player { session: login(&platform, &platform.rebuilt)?, tally };
+    let mut statements = Statements::new(seed);
+    for episode in 0..EPISODES {
+        let steps = statements.episode();
+        let mut told = String::new();
+        for step in &steps {
+            player.take(&platform, step, &mut told)?;
+        }
+        // An episode that failed half-way leaves its transaction open.
+        player.session.exec("ROLLBACK").or_else(|_| player.reconnect(&platform))?;
+        let changes = oracle.changes().with_context(|| format!("after episode {episode} of seed {seed}:\n{told}"))?;
+        ensure!(
+            changes.is_empty(),
+            "episode {episode} of seed {seed} changed what it must not:\n{}\n\nby:\n{told}",
+            changes.join("\n")
+        );
+        progress.note(&format!("seed {seed}, episode {episode}, {} statements", player.tally.statements));
+    }
+    drop(player);
+    let queries = random_queries::run(&cluster, &platform, seed)?;
+    if let Some(queries) = queries {
+        *tally.random.get_or_insert(0) += queries;
+        let changes = oracle.changes()?;
+        ensure!(changes.is_empty(), "sqlsmith with seed {seed} changed what it must not:\n{}", changes.join("\n"));
+    }
+    tally.rounds += 1;
+    sound(&cluster)
+}
+
+fn login(platform: &Platform, role: &Role) -> Result<Session> {
+    let mut session = platform.database.connect_as(role)?;
+    session.exec(PATIENCE)?;
+    Ok(session)
+}
+
+/// The login that means harm.
+struct Player<'a> {
+    session: Session,
+    tally: &'a mut Tally,
+}
+
+impl Player<'_> {
+    fn reconnect(&mut self, platform: &Platform) -> Result<()> {
+        self.session = login(platform, &platform.rebuilt)?;
+        Ok(())
+    }
+
+    /// Sends a step, and writes down what came of it.
+    fn take(&mut self, platform: &Platform, step: &Step, told: &mut String) -> Result<()> {
+        if self.session.is_closed() {
+            self.reconnect(platform)?;
+        }
+        let (sql, outcome) = match step {
+            Step::Reconnect => {
+                self.reconnect(platform)?;
+                told.push_str("-- reconnect\n");
+                return Ok(());
+            }
+            Step::Run(sql) => (sql.clone(), self.session.batch_execute(sql)),
+            Step::Prepared(sql, times) => (format!("{sql} -- prepared, {times} times"), self.prepared(sql, *times)),
+            Step::Copy(sql, rows) => (format!("{sql};\n{rows}\\."), self.copy(sql, rows)),
+        };
+        // What the step may have reset or changed.
+        let _ = self.session.batch_execute(PATIENCE);
+        self.tally.statements += 1;
+        let said = match outcome {
+            Ok(()) => {
+                self.tally.passed += 1;
+                "ok".to_owned()
+            }
+            Err(error) => match error.as_db_error().map(Refusal::from) {
+                Some(refusal) if refusal.code.starts_with("WG") => {
+                    *self.tally.refused.entry(refusal.code.clone()).or_default() += 1;
+                    format!("{} {}", refusal.code, refusal.message)
+                }
+                Some(refusal) => {
+                    self.tally.failed += 1;
+                    format!("{} {}", refusal.code, refusal.message)
+                }
+                None => {
+                    self.tally.failed += 1;
+                    error.to_string()
+                }
+            },
+        };
+        // Writing to a String can't fail.
+        let _ = writeln!(told, "{sql}; -- {said}");
+        Ok(())
+    }
+
+    fn prepared(&mut self, sql: &str, times: u32) -> Result<(), postgres::Error> {
+        let statement = self.session.prepare(sql)?;
+        for _ in 0..times {
+            self.session.query(&statement, &[])?;
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, sql: &str, rows: &str) -> Result<(), postgres::Error> {
+        let mut writer = self.session.copy_in(sql)?;
+        // What goes wrong here is told by finish().
+        let _ = writer.write_all(rows.as_bytes());
+        writer.finish().map(drop)
+    }
+}
+
+/// No process has crashed, nothing in us has panicked, and nobody met an internal error.
+fn sound(cluster: &Cluster) -> Result<()> {
+    let crashes = cluster.crashes(0)?;
+    ensure!(crashes.is_empty(), "the server crashed:\n{}", crashes.join("\n"));
+    let log = cluster.log()?;
+    let strange: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains(" XX00") || line.contains("panicked"))
+        .filter(|line| !known(line))
+        .collect();
+    ensure!(strange.is_empty(), "internal errors:\n{}", strange.join("\n"));
+    Ok(())
+}
+
+/// Internal errors that Postgres raises by itself.
+fn known(line: &str) -> bool {
+    const KNOWN: [&str; 1] = ["tuple concurrently updated"];
+    KNOWN.iter().any(|known| line.contains(known))
+}
