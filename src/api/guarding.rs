@@ -154,6 +154,11 @@ fn refuse_via(relation: Regclass, via: &str, problem: NoLink) -> ! {
             "Several foreign keys have this column, and they refer to different tables.",
             "Name a column that only the right one has.",
         ),
+        NoLink::Generated => (
+            PgSqlErrorCode::ERRCODE_INVALID_COLUMN_REFERENCE,
+            "A column of the foreign key is generated, and computed after the guard has seen the row.",
+            "Lead to the tenant by columns that are not generated.",
+        ),
         NoLink::Types => (
             PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             "The foreign key's column and the one that it refers to are of types that only a conversion can compare.",

@@ -113,5 +113,6 @@ fn source(session: &Session, source: Source) -> String {
             "no identity rule matches, and there is no default backend".to_owned()
         }
         Source::Nothing => "setting holdfast.backend names no backend".to_owned(),
+        Source::Lent => "code that runs in the course of maintenance belongs to no backend".to_owned(),
     }
 }

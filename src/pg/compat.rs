@@ -35,6 +35,10 @@ unsafe extern "C-unwind" {
         dest: *mut pg_sys::DestReceiver,
         completion: *mut pg_sys::QueryCompletion,
     );
+    /// access/xact.h. Can't raise an error.
+    pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
+    /// miscadmin.h. Can't raise an error.
+    pub fn InSecurityRestrictedOperation() -> bool;
     /// executor/tuptable.h. Can't raise an error for the slots that a row trigger is given.
     pub fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attnum: c_int);
 

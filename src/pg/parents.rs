@@ -54,6 +54,8 @@ pub enum NoLink {
     NoForeignKey,
     /// Several foreign keys have it, and they lead to different tables.
     Ambiguous,
+    /// A column of the foreign key is generated: it has its value only after the guard has seen the row.
+    Generated,
     /// The types of the two sides can't be compared without a conversion.
     Types,
 }
@@ -92,6 +94,9 @@ impl ParentLink {
         for n in 0..key.nkeys as usize {
             // SAFETY: syscache look-ups of a constraint, its operators and columns, which exist while it does.
             let column = unsafe {
+                if pg_sys::get_attgenerated(table, key.conkey[n]) != 0 {
+                    return Err(NoLink::Generated);
+                }
                 let (of, parent_of) =
                     (pg_sys::get_atttype(table, key.conkey[n]), pg_sys::get_atttype(key.confrelid, key.confkey[n]));
                 let (mut left, mut right) = (pg_sys::InvalidOid, pg_sys::InvalidOid);

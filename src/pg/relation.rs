@@ -114,7 +114,9 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
     let mut guard = own.guard;
     for part in &parts {
         // Rows that are written through this table land there as well.
-        guard = guard.max(Entry::read(*part).map_or(GuardState::Enabled, |entry| entry.guard));
+        // A temporary one is its session's own affair.
+        let state = |entry: Entry| if entry.temporary { GuardState::Enabled } else { entry.guard };
+        guard = guard.max(Entry::read(*part).map_or(GuardState::Enabled, state));
     }
     if guard == GuardState::Missing && restored(&session.policy, classified) {
         guard = GuardState::Unrestored;

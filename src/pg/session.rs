@@ -13,7 +13,7 @@ use std::rc::Rc;
 use pgrx::{Inet, direct_function_call, pg_sys};
 
 use super::catalog::{Catalog, Classification, Installation};
-use super::{gucs, invalidation};
+use super::{compat, gucs, invalidation};
 use crate::policy::identity::{Claims, Identity, Login};
 use crate::policy::limits::Limits;
 use crate::policy::set::PolicySet;
@@ -68,6 +68,7 @@ struct Basis {
     session_role: pg_sys::Oid,
     application_name: String,
     claim: Option<String>,
+    lent: bool,
 }
 
 /// An identity, and all that it was decided from.
@@ -144,6 +145,13 @@ pub fn only_observed() -> bool {
     unsafe { pg_sys::IsLogicalWorker() }
 }
 
+/// Whether code of a table's owner runs here because somebody maintains the table: ANALYZE, REINDEX, REFRESH, autovacuum.
+/// What the session is says nothing about it then.
+fn is_lent() -> bool {
+    // SAFETY: reads of the process's globals, which raise no error. An apply worker restricts itself, too, from version 16 on.
+    unsafe { compat::InSecurityRestrictedOperation() && !pg_sys::IsLogicalWorker() }
+}
+
 /// The session's facts; none where the guard is inert.
 pub fn current() -> Option<Session> {
     if inert() { None } else { load() }
@@ -210,6 +218,7 @@ fn who(policy: &Rc<Policy>) -> Rc<Who> {
         session_role: unsafe { pg_sys::GetSessionUserId() },
         application_name,
         claim: gucs::claimed_backend(),
+        lent: is_lent(),
     };
     let cached = STATE.with(|s| match &*s.who.borrow() {
         Some(d) if Rc::ptr_eq(&d.policy, policy) && d.basis == basis => Some(d.who.clone()),
@@ -224,7 +233,7 @@ fn who(policy: &Rc<Policy>) -> Rc<Who> {
         application_name: basis.application_name.clone(),
         backend: basis.claim.clone(),
     };
-    let identity = policy.set.identify(&login, &claims);
+    let identity = if basis.lent { Identity::lent() } else { policy.set.identify(&login, &claims) };
     let all_off = policy.set.modes.all_off(identity.name());
     let who = Rc::new(Who { identity, login_role: login.role.clone(), all_off });
     STATE.with(|s| *s.who.borrow_mut() = Some(Decided { policy: policy.clone(), basis, who: who.clone() }));

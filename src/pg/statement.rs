@@ -10,6 +10,7 @@ use std::collections::HashSet;
 
 use pgrx::pg_sys;
 
+use super::compat;
 use super::session::Session;
 use crate::policy::backend::Trust;
 use crate::policy::limits::Rows;
@@ -72,9 +73,18 @@ thread_local! {
 
 /// The frame that is running.
 pub fn frame() -> Frame {
+    frame_of(message())
+}
+
+/// The client's message that is being worked on, by the time when it came.
+fn message() -> i64 {
+    // SAFETY: has no precondition, and raises no error.
+    unsafe { compat::GetCurrentStatementStartTimestamp() }
+}
+
+fn frame_of(message: i64) -> Frame {
     let frame = FRAME.get();
-    // SAFETY: has no precondition.
-    if frame.message == unsafe { pg_sys::GetCurrentStatementStartTimestamp() } { frame } else { OUTSIDE }
+    if frame.message == message { frame } else { OUTSIDE }
 }
 
 /// An execution begins to be prepared: a statement, if no other contains it. A plain frame.
@@ -86,9 +96,8 @@ pub fn begin() {
 
 /// An execution runs. Returns the frame to [`leave`] to. A plain frame.
 pub fn enter(target: pg_sys::Oid, upserts: bool) -> Frame {
-    let outer = frame();
-    // SAFETY: has no precondition.
-    let message = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+    let message = message();
+    let outer = frame_of(message);
     FRAME.set(Frame { depth: outer.depth + 1, message, upserts, target, outer_target: outer.target });
     outer
 }

@@ -97,6 +97,8 @@ pub enum Source {
     Setting,
     /// Nothing matched, or the claim names no backend.
     Nothing,
+    /// The session runs the code of a table's owner because it maintains the table.
+    Lent,
 }
 
 /// The verified answer to "which backend is this session?"
@@ -111,6 +113,11 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Of code that runs in a session which its backend has nothing to do with.
+    pub fn lent() -> Identity {
+        Identity { backend: None, base: None, source: Source::Lent }
+    }
+
     /// The backend's name, if there is one.
     pub fn name(&self) -> Option<&str> {
         self.backend.as_ref().map(|b| b.name.as_str())

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::backend::{Trust, UnknownWord};
-use super::identity::Identity;
+use super::identity::{Identity, Source};
 use super::rules::{Attempt, Columns, Refusal, TableName};
 
 /// A command that writes rows.
@@ -188,15 +188,17 @@ pub struct TableWrite<'a> {
 
 /// Whether no rule of [`check_table`] can stop a session from writing a table, so that the columns needn't be looked up.
 pub fn free_to_write(identity: &Identity, table: &Table) -> bool {
-    identity.trust() == Some(Trust::Proven) && (!table.class.guarded() || guard_suffices(identity, table))
+    identity.trust() == Some(Trust::Proven) && (!table.class.guarded() || table.guard == GuardState::Enabled)
 }
 
 /// Whether the row guard will see what this session writes, or needn't.
-fn guard_suffices(identity: &Identity, table: &Table) -> bool {
+fn guard_suffices(identity: &Identity, table: &Table, writes: &[TableWrite]) -> bool {
     match table.guard {
         GuardState::Enabled => true,
-        // Somebody is restoring the database; that is nothing an unproven backend does.
-        GuardState::Unrestored => identity.trust() == Some(Trust::Proven),
+        // Somebody is restoring the database: that inserts rows and does nothing else, and no unproven backend does it.
+        GuardState::Unrestored => {
+            identity.trust() == Some(Trust::Proven) && writes.iter().all(|w| w.command == WriteCommand::Insert)
+        }
         GuardState::Overtaken
         | GuardState::Disabled
         | GuardState::Missing
@@ -224,7 +226,7 @@ pub fn check_table(
     };
     let Some(first) = writes.first().map(|w| w.command) else { return refusals };
 
-    if table.class.guarded() && !guard_suffices(identity, table) {
+    if table.class.guarded() && !guard_suffices(identity, table, writes) {
         refusals.push(Refusal::guard_tampering(attempt(first), table.guard, &table.class));
     }
     match (identity.trust(), &table.class) {
@@ -256,9 +258,10 @@ pub fn check_table(
 
 /// `unidentified`, with the hint that helps: a session that has a base lost it to its own claim.
 pub fn unidentified(identity: &Identity, attempt: Attempt, login_role: &str) -> Refusal {
-    match identity.base {
-        Some(_) => Refusal::unknown_claim(attempt),
-        None => Refusal::unidentified(attempt, login_role),
+    match (identity.source, &identity.base) {
+        (Source::Lent, _) => Refusal::lent_session(attempt),
+        (_, Some(_)) => Refusal::unknown_claim(attempt),
+        (_, None) => Refusal::unidentified(attempt, login_role),
     }
 }
 

@@ -335,7 +335,8 @@ fn leads_nowhere(cluster: &Cluster) -> Result<()> {
     let mut operator = scene.operator()?;
     operator.exec(
         "CREATE TABLE free (id int UNIQUE, order_id int, plan int REFERENCES plans, loose_id int,
-             self int REFERENCES free (id), a int REFERENCES orders, b int);
+             self int REFERENCES free (id), a int REFERENCES orders, b int,
+             made int GENERATED ALWAYS AS (b) STORED REFERENCES orders);
          ALTER TABLE loose ADD UNIQUE (id); ALTER TABLE free ADD FOREIGN KEY (loose_id) REFERENCES loose (id);
          CREATE TABLE pairs (a int, b int, PRIMARY KEY (a, b)); CREATE TABLE more (a int, c int, PRIMARY KEY (a, c));
          CREATE TABLE twice (a int, b int, c int, FOREIGN KEY (a, b) REFERENCES pairs, FOREIGN KEY (a, c) REFERENCES more);
@@ -343,6 +344,7 @@ fn leads_nowhere(cluster: &Cluster) -> Result<()> {
     )?;
     let cases = [
         ("'free', via := 'order_id'", "42830", "No foreign key"),
+        ("'free', via := 'made'", "42P10", "generated"),
         ("'free', via := 'nothing'", "42703", "no column"),
         ("'free', via := 'plan'", "55000", "no tenants"),
         ("'free', via := 'loose_id'", "55000", "no tenants"),

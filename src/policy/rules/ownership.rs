@@ -42,6 +42,14 @@ impl Refusal {
         Refusal::new(Rule::Unidentified, attempt, message, "", hint)
     }
 
+    /// `unidentified`: the code of a table's owner, run by whoever maintains the table.
+    pub fn lent_session(attempt: Attempt) -> Refusal {
+        let message = "code that runs in the course of maintenance may not write guarded tables";
+        let reason = "Expressions of indexes, statistics and materialized views are their owner's code in somebody else's session, so nobody can tell which backend writes.";
+        let hint = "Write the table from a session of its own.".to_owned();
+        Refusal::new(Rule::Unidentified, attempt, message.to_owned(), reason, hint)
+    }
+
     /// `not_owner`: TRUNCATE reaches every tenant, and some belong to another backend or are frozen.
     pub fn truncate_reaches(attempt: Attempt) -> Refusal {
         let backend = name(&attempt.backend);
