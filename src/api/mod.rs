@@ -10,6 +10,7 @@ mod audit;
 mod cascade;
 mod coverage;
 mod guard_schema;
+mod glass;
 mod guarding;
 mod identity;
 mod limits;

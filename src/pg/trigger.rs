@@ -22,7 +22,6 @@ use crate::policy::backend::Trust;
 use crate::policy::limits::{self, Passed};
 use crate::policy::ownership::{self, Owned};
 use crate::policy::rules::{Attempt, Refusal, TableName};
-use crate::policy::set::Verdict;
 use crate::policy::surface::{TableClass, WriteCommand};
 use crate::policy::tenant::TenantType;
 
@@ -304,7 +303,7 @@ unsafe extern "C-unwind" fn check(
     if let Some(refusal) = refusal {
         let refusal =
             if guard.count.cascaded { cascade::reached_tenant(refusal, &relation, oid, &value) } else { refusal };
-        if session.policy.set.verdict(&refusal) == Verdict::Refuse {
+        if audit::stops(&session, &refusal) {
             tenants::let_go(&raw);
         }
         return audit::settle(&session, refusal);
