@@ -133,6 +133,9 @@ pub const CONSTRAINED_TABLE: pg_sys::AttrNumber = if cfg!(feature = "pg18") { 9 
 /// `Anum_pg_constraint_conindid`: the index that a foreign key refers to.
 pub const CONSTRAINT_INDEX: pg_sys::AttrNumber = CONSTRAINED_TABLE + 2;
 
+/// `Anum_pg_constraint_confrelid`.
+pub const REFERENCED_TABLE: pg_sys::AttrNumber = CONSTRAINED_TABLE + 4;
+
 /// What one range table entry wants to write.
 #[derive(Clone, Copy)]
 pub struct RequestedWrite {

@@ -19,7 +19,8 @@ pub struct Command<'a> {
 pub enum Reach {
     /// Its targets: TRUNCATE, DROP, ALTER, GRANT, a trigger, a rule, a policy.
     Targets,
-    /// Its targets if they are classified, because somebody relies on them then: an index, a partition, a child.
+    /// Its targets if they are classified, because somebody relies on them then: an index, a partition, a child, a foreign
+    /// key to them.
     ClassifiedTargets,
     /// Whoever waits for a lock of this strength on its targets; strengths as Postgres numbers them.
     Lock(i32),

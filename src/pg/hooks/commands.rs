@@ -33,8 +33,9 @@ fn about(reach: Reach, relations: impl IntoIterator<Item = pg_sys::Oid>) -> Opti
     Some(Described { name: None, reach, relations: Some(there) })
 }
 
-/// A plain frame: whether a command may be one that [`check`] knows. These make up nearly all of an application's.
-pub(super) unsafe fn concerns(statement: *mut pg_sys::Node) -> bool {
+/// A plain frame: whether a command may be one that [`check`] knows. Most of an application's aren't, and `part` of a
+/// command that was judged as a whole are those that Postgres makes of it.
+pub(super) unsafe fn concerns(statement: *mut pg_sys::Node, part: bool) -> bool {
     use pg_sys::NodeTag::*;
     use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
     // SAFETY: a parsed command, cast to the type that its tag names.
@@ -47,6 +48,7 @@ pub(super) unsafe fn concerns(statement: *mut pg_sys::Node) -> bool {
             T_VariableSetStmt | T_VariableShowStmt | T_ExecuteStmt | T_PrepareStmt | T_DeallocateStmt | T_FetchStmt
             | T_ClosePortalStmt | T_DeclareCursorStmt | T_ExplainStmt | T_DoStmt | T_CallStmt | T_NotifyStmt
             | T_ListenStmt | T_DropStmt | T_TruncateStmt => false,
+            T_AlterTableStmt | T_AlterSeqStmt | T_IndexStmt => !part,
             _ => true,
         }
     }
@@ -145,7 +147,7 @@ unsafe fn describe(session: &Session, statement: *mut pg_sys::Node) -> Option<De
     // SAFETY: a parsed command, cast to the type that its tag names; fields that may be null are taken for that.
     unsafe {
         match (*statement).type_ {
-            T_AlterTableStmt => about(Targets, [named((*statement.cast::<pg_sys::AlterTableStmt>()).relation)]),
+            T_AlterTableStmt => alters_table(&*statement.cast()),
             T_AlterSeqStmt => about(Targets, [named((*statement.cast::<pg_sys::AlterSeqStmt>()).sequence)]),
             T_CreateTrigStmt => about(Targets, [named((*statement.cast::<pg_sys::CreateTrigStmt>()).relation)]),
             T_RuleStmt => about(Targets, [named((*statement.cast::<pg_sys::RuleStmt>()).relation)]),
@@ -251,6 +253,19 @@ unsafe fn relation_or_other(name: *const pg_sys::RangeVar) -> Option<Described> 
     }
     // SAFETY: a name of the parsed command.
     about(Reach::Targets, [unsafe { named(name) }])
+}
+
+/// The table that is altered, and those that it becomes a child of.
+unsafe fn alters_table(alter: &pg_sys::AlterTableStmt) -> Option<Described> {
+    // SAFETY: names of the parsed command; the definition of INHERIT is one.
+    unsafe {
+        let parents = (0..compat::list_length(alter.cmds)).filter_map(|n| {
+            let command = &*compat::list_nth(alter.cmds, n).cast::<pg_sys::AlterTableCmd>();
+            let inherits = command.subtype == pg_sys::AlterTableType::AT_AddInherit;
+            inherits.then(|| named(command.def.cast()))
+        });
+        about(Reach::Targets, parents.chain([named(alter.relation)]))
+    }
 }
 
 /// COPY with a program or with a file of the server.

@@ -142,7 +142,10 @@ fn is_toast(class: pg_sys::Oid, object: pg_sys::Oid) -> bool {
 
 /// For object_access: an object that is about to be dropped.
 pub(super) fn check_reached(session: &Session, class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> *const Report {
-    if counts(class) && !is_toast(class, object) { check(session, class, object, sub) } else { ptr::null() }
+    let beside = is_toast(class, object)
+        // It goes with its foreign key, which belongs to the other table.
+        || class == pg_sys::TriggerRelationId && objects::is_internal_trigger(object);
+    if counts(class) && !beside { check(session, class, object, sub) } else { ptr::null() }
 }
 
 /// `destructive_command` for one object.

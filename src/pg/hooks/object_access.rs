@@ -110,9 +110,24 @@ unsafe extern "C-unwind" fn create(class: pg_sys::Oid, object: pg_sys::Oid, inte
         pg_sys::RelationRelationId | pg_sys::ProcedureRelationId | pg_sys::TypeRelationId => {
             aftermath::note_object(class, object);
         }
+        objects::CONSTRAINTS => return refer(object),
         _ => {}
     }
     ptr::null()
+}
+
+/// A constraint has been made. A foreign key stands in the way of deletes of the table that it refers to.
+fn refer(constraint: pg_sys::Oid) -> *const Report {
+    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    let table = objects::referenced_table(constraint);
+    if table == pg_sys::InvalidOid {
+        return ptr::null();
+    }
+    let target = objects::target(&session, pg_sys::RelationRelationId, table, 0);
+    let name = aftermath::command();
+    let command = Command { name: &name, reach: Reach::ClassifiedTargets };
+    let refusal = command::check_destructive(&session.who.identity, command, Some(&target), &session.who.login_role);
+    refusal.map_or(ptr::null(), |r| audit::settle(&session, r))
 }
 
 /// An object has been altered, which look-ups don't show yet, or is about to be dropped.

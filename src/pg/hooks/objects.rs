@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use pgrx::pg_sys;
 
-use crate::pg::scan::{Key, scan_with};
+use crate::pg::scan::{Key, Row, scan_with};
 use crate::pg::session::{self, Session};
 use crate::pg::{compat, relation};
 use crate::policy::command::Target;
@@ -61,14 +61,32 @@ fn whole(relation: pg_sys::Oid) -> pg_sys::Oid {
     if found == pg_sys::InvalidOid { relation } else { found }
 }
 
-/// Reads also what the command under way has just made, which no other look-up can see yet.
 fn owner_of_part(class: pg_sys::Oid, index: pg_sys::Oid, column: usize, object: pg_sys::Oid) -> pg_sys::Oid {
     let mut table = pg_sys::InvalidOid;
+    read_object(class, index, object, |row| table = row.oid(column));
+    table
+}
+
+/// Reads an object's row in its catalog, also one that the command under way has just made.
+fn read_object(class: pg_sys::Oid, index: pg_sys::Oid, object: pg_sys::Oid, each: impl FnMut(&Row)) {
     let key = Key { column: 1, function: pg_sys::Oid::from(pg_sys::F_OIDEQ), ..Key::of(object.into()) };
     // SAFETY: SnapshotSelfData is a constant of the server.
     let snapshot = &raw mut pg_sys::SnapshotSelfData;
-    scan_with(class, Some(index), &mut [key.prepare()], snapshot, |row| table = row.oid(column));
-    table
+    scan_with(class, Some(index), &mut [key.prepare()], snapshot, each);
+}
+
+/// Whether a trigger is Postgres's own: those of a foreign key, on both of its tables.
+pub(super) fn is_internal_trigger(trigger: pg_sys::Oid) -> bool {
+    let mut internal = false;
+    let (class, index) = (pg_sys::TriggerRelationId, pg_sys::Oid::from_u32(2702));
+    read_object(class, index, trigger, |row| internal = row.read(7).unwrap_or(false));
+    internal
+}
+
+/// The table that a foreign key refers to; InvalidOid for other constraints.
+pub(super) fn referenced_table(constraint: pg_sys::Oid) -> pg_sys::Oid {
+    let index = pg_sys::Oid::from_u32(2667);
+    owner_of_part(CONSTRAINTS, index, compat::REFERENCED_TABLE as usize - 1, constraint)
 }
 
 /// The table of a constraint; InvalidOid for a domain's.

@@ -38,12 +38,13 @@ unsafe extern "C-unwind" fn process_utility(
         executor::not_explained();
         let statement = (*pstmt).utilityStmt;
         let of_client = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
+        let part = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND;
         let around = aftermath::begins(compat::CreateCommandTag(statement), of_client);
         match (*statement).type_ {
             pg_sys::NodeTag::T_DropStmt if !session::inert() => report::raise(drops::check_named(statement.cast())),
             pg_sys::NodeTag::T_TruncateStmt => object_access::truncate_begins(),
             pg_sys::NodeTag::T_DiscardStmt if glass::may_be_broken() && discards_all(statement.cast()) => discard(),
-            _ if commands::concerns(statement) && !session::inert() => report::raise(commands::check(statement)),
+            _ if commands::concerns(statement, part) && !session::inert() => report::raise(commands::check(statement)),
             _ => {}
         }
         statement::begin();
