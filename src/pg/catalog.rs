@@ -131,8 +131,8 @@ impl Catalog {
             if relation.is_null() {
                 return true;
             }
-            let none = (pg_sys::InvalidOid, ptr::null_mut(), ptr::null_mut());
-            let scan = pg_sys::systable_beginscan(relation, none.0, false, none.1, 0, none.2);
+            let (snapshot, keys) = (std::ptr::null_mut(), std::ptr::null_mut());
+            let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, snapshot, 0, keys);
             let empty = pg_sys::systable_getnext(scan).is_null();
             pg_sys::systable_endscan(scan);
             pg_sys::table_close(relation, lock);

@@ -391,7 +391,7 @@ unsafe extern "C-unwind" fn check_count(fcinfo: pg_sys::FunctionCallInfo) -> *co
     let (rows, limits) = (statement::rows(), session.limits());
     let Some(refusal) = limits.passed(&rows, false).map(refuse) else { return std::ptr::null() };
     // What goes on is recorded once.
-    let again = session.policy.set.verdict(&refusal) != Verdict::Refuse && limits.passed(&rows, true).is_none();
+    let again = !audit::stops(&session, &refusal) && limits.passed(&rows, true).is_none();
     if again { std::ptr::null() } else { audit::settle(&session, refusal) }
 }
 

@@ -128,7 +128,7 @@ fn counts(class: pg_sys::Oid) -> bool {
         pg_sys::DatabaseRelationId,
         pg_sys::AuthIdRelationId,
         pg_sys::TableSpaceRelationId,
-        objects::CONSTRAINTS,
+        compat::CONSTRAINTS,
     ]
     .contains(&class)
         || CATALOGS.contains(&class.to_u32())

@@ -110,7 +110,7 @@ unsafe extern "C-unwind" fn create(class: pg_sys::Oid, object: pg_sys::Oid, inte
         pg_sys::RelationRelationId | pg_sys::ProcedureRelationId | pg_sys::TypeRelationId => {
             aftermath::note_object(class, object);
         }
-        objects::CONSTRAINTS => return refer(object),
+        compat::CONSTRAINTS => return refer(object),
         _ => {}
     }
     ptr::null()
@@ -142,7 +142,7 @@ unsafe extern "C-unwind" fn change(
     let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
     match class {
         pg_sys::RelationRelationId if sub > 0 => aftermath::note_table(&session, object),
-        pg_sys::TriggerRelationId | objects::CONSTRAINTS => {
+        pg_sys::TriggerRelationId | compat::CONSTRAINTS => {
             aftermath::note_table(&session, objects::table_of(class, object));
         }
         // It may have come into the extension's schema.

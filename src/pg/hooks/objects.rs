@@ -4,14 +4,13 @@ use std::ffi::c_int;
 
 use pgrx::pg_sys;
 
-use crate::pg::scan::{Key, Row, scan_with};
+use crate::pg::compat::CONSTRAINTS;
+use crate::pg::scan::{AsOf, Key, Row, scan_with};
 use crate::pg::session::{self, Session};
 use crate::pg::{compat, relation};
 use crate::policy::command::Target;
 
 // Catalogs that the bindings lack, by their numbers, which never change.
-/// `ConstraintRelationId`.
-pub(super) const CONSTRAINTS: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
 /// `AttrDefaultRelationId`.
 const DEFAULTS: pg_sys::Oid = pg_sys::Oid::from_u32(2604);
 /// `RewriteRelationId`.
@@ -70,9 +69,7 @@ fn owner_of_part(class: pg_sys::Oid, index: pg_sys::Oid, column: usize, object: 
 /// Reads an object's row in its catalog, also one that the command under way has just made.
 fn read_object(class: pg_sys::Oid, index: pg_sys::Oid, object: pg_sys::Oid, each: impl FnMut(&Row)) {
     let key = Key { column: 1, function: pg_sys::Oid::from(pg_sys::F_OIDEQ), ..Key::of(object.into()) };
-    // SAFETY: SnapshotSelfData is a constant of the server.
-    let snapshot = &raw mut pg_sys::SnapshotSelfData;
-    scan_with(class, Some(index), &mut [key.prepare()], snapshot, each);
+    scan_with(class, Some(index), &mut [key.prepare()], AsOf::Instant, each);
 }
 
 /// Whether a trigger is Postgres's own: those of a foreign key, on both of its tables.
