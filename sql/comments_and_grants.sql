@@ -9,7 +9,7 @@ COMMENT ON TABLE holdfast.write_permission IS 'What each unproven backend may wr
 COMMENT ON TABLE holdfast.backend_limit IS 'How much each unproven backend may write';
 COMMENT ON TABLE holdfast.ownership IS 'Tenants that differ from the default owner or have history';
 COMMENT ON TABLE holdfast.ownership_change IS 'Every cutover, rollback, freeze and unfreeze';
-COMMENT ON TABLE holdfast.event IS 'Every refusal and would-be refusal';
+COMMENT ON TABLE holdfast.event IS 'Every refusal and would-be refusal, and what is done in break-glass';
 
 COMMENT ON VIEW holdfast.status IS 'Where the migration stands, a line each';
 COMMENT ON VIEW holdfast.backends IS 'Registered application backends';
@@ -19,7 +19,7 @@ COMMENT ON VIEW holdfast.ownership_history IS 'Every cutover, rollback, freeze a
 COMMENT ON VIEW holdfast.write_surface IS 'What each unproven backend may write';
 COMMENT ON VIEW holdfast.limits IS 'How much each unproven backend may write; null = no limit';
 COMMENT ON VIEW holdfast.coverage IS 'Every table, whose rows it holds, and whether its guard stands';
-COMMENT ON VIEW holdfast.blocked_writes IS 'Every refusal and would-be refusal, newest first';
+COMMENT ON VIEW holdfast.blocked_writes IS 'Every refusal and would-be refusal, and what is done in break-glass, newest first';
 COMMENT ON VIEW holdfast.blocked_summary IS 'Refusals and would-be refusals, counted by hour, backend, rule, table and tenant';
 
 COMMENT ON FUNCTION holdfast.begin_migration IS 'Registers both backends and begins to observe; legacy owns every tenant';
@@ -48,6 +48,8 @@ COMMENT ON FUNCTION holdfast.cascade_preview IS 'What a DELETE would take with i
 COMMENT ON FUNCTION holdfast.flush_events IS 'Waits until the events queued now are committed; returns how many';
 COMMENT ON FUNCTION holdfast.grant_operator IS 'Lets a role call every function and read every view';
 COMMENT ON FUNCTION holdfast.grant_auditor IS 'Lets a role read every view';
+COMMENT ON FUNCTION holdfast.break_glass IS 'Lets no rule stop this session for a while, and records what it does';
+COMMENT ON FUNCTION holdfast.end_break_glass IS 'Ends break-glass of this session';
 COMMENT ON FUNCTION holdfast.lock_holders IS 'Who holds a tenant''s lock, as a sentence';
 COMMENT ON FUNCTION holdfast.guard_state IS 'The state of a table''s guard, for coverage';
 COMMENT ON FUNCTION holdfast.guard_row IS 'The row guard';

@@ -157,7 +157,8 @@ WITH migration AS (
     FROM holdfast.ownership GROUP BY owner
 ), events AS (
     SELECT coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'refused'), 0) AS refused,
-        coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'observed'), 0) AS observed
+        coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'observed'), 0) AS observed,
+        pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'break_glass') AS broken
     FROM holdfast.event WHERE at > pg_catalog.clock_timestamp() - interval '1 day'
 ), tables AS (
     SELECT pg_catalog.count(*) FILTER (WHERE class = 'unclassified') AS unclassified,
@@ -179,5 +180,6 @@ SELECT item, value FROM (
     UNION ALL SELECT 7, 'tables', pg_catalog.format('%s in all, %s unclassified, %s with a broken guard',
         total, unclassified, broken) FROM tables
     UNION ALL SELECT 8, 'last 24 hours', pg_catalog.format('%s refused, %s observed', refused, observed) FROM events
+    UNION ALL SELECT 9, 'in break-glass, last 24 hours', broken::text FROM events WHERE broken > 0
 ) AS line (n, item, value)
 ORDER BY n, item;

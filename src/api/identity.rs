@@ -1,8 +1,10 @@
 //! Identity: the rules that say which backend a session belongs to, and the answer.
 
+use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::{Inet, PgSqlErrorCode, default, name, pg_extern, search_path};
 
+use super::glass::broken_until;
 use super::{affected, facts, fetch, known_backend, required};
 use crate::pg::report::error;
 use crate::pg::session::{self, Session};
@@ -88,6 +90,7 @@ fn whoami() -> TableIterator<
         name!(application_name, Option<String>),
         name!(client_addr, Option<Inet>),
         name!(mode, String),
+        name!(break_glass_until, Option<TimestampWithTimeZone>),
     ),
 > {
     let session = facts();
@@ -101,6 +104,7 @@ fn whoami() -> TableIterator<
         session::application_name(),
         session::client_address().map(|a| Inet(a.to_string())),
         session.policy.set.modes.general(identity.name()).as_str().to_owned(),
+        broken_until(&session),
     ))
 }
 

@@ -9,6 +9,7 @@ mod access;
 mod audit;
 mod cascade;
 mod coverage;
+mod glass;
 mod guard_schema;
 mod guarding;
 mod identity;

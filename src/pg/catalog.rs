@@ -29,6 +29,8 @@ pub struct Catalog {
     ownership_key: pg_sys::Oid,
     /// The schema that holds them.
     pub schema: pg_sys::Oid,
+    /// The extension.
+    pub extension: pg_sys::Oid,
 }
 
 /// Whether the extension is in this database.
@@ -87,6 +89,7 @@ impl Catalog {
             ownership: relation(c"ownership"),
             ownership_key: relation(c"ownership_pkey"),
             schema,
+            extension,
         };
         let complete = catalog.policy_tables().into_iter().chain([catalog.ownership, catalog.ownership_key]);
         if complete.into_iter().all(|oid| oid != pg_sys::InvalidOid) {
@@ -117,6 +120,24 @@ impl Catalog {
     /// Its index, which REINDEX CONCURRENTLY replaces.
     pub fn ownership_index(&self) -> pg_sys::Oid {
         self.ownership_key
+    }
+
+    /// Whether a table of the extension has no row.
+    pub fn is_empty(&self, table: pg_sys::Oid) -> bool {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        // SAFETY: as the server reads a table by a fresh catalog snapshot, up to the first row.
+        unsafe {
+            let relation = pg_sys::try_table_open(table, lock);
+            if relation.is_null() {
+                return true;
+            }
+            let (snapshot, keys) = (std::ptr::null_mut(), std::ptr::null_mut());
+            let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, snapshot, 0, keys);
+            let empty = pg_sys::systable_getnext(scan).is_null();
+            pg_sys::systable_endscan(scan);
+            pg_sys::table_close(relation, lock);
+            empty
+        }
     }
 
     /// Reads the whole policy but ownership and classes.

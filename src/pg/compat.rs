@@ -57,6 +57,9 @@ unsafe extern "C-unwind" {
     /// utils/elog.h.
     pub fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
 
+    /// tcop/utility.h. Warns of what it doesn't know, and never raises an error.
+    pub fn CreateCommandTag(statement: *mut pg_sys::Node) -> pg_sys::CommandTag::Type;
+
     /// commands/async.h.
     pub fn Async_Notify(channel: *const c_char, payload: *const c_char);
     /// utils/formatting.h.
@@ -85,6 +88,30 @@ unsafe extern "C-unwind" {
     pub fn die(signal: c_int);
 }
 
+/// Whether the current role may change an object as its owner does.
+pub fn owns(class: pg_sys::Oid, object: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups for an object that is there.
+    unsafe {
+        let role = pg_sys::GetUserId();
+        #[cfg(feature = "pg15")]
+        return match class {
+            pg_sys::RelationRelationId => pg_sys::pg_class_ownercheck(object, role),
+            pg_sys::NamespaceRelationId => pg_sys::pg_namespace_ownercheck(object, role),
+            pg_sys::ProcedureRelationId => pg_sys::pg_proc_ownercheck(object, role),
+            pg_sys::ExtensionRelationId => pg_sys::pg_extension_ownercheck(object, role),
+            _ => pg_sys::superuser_arg(role),
+        };
+        #[cfg(not(feature = "pg15"))]
+        return match class {
+            pg_sys::RelationRelationId
+            | pg_sys::NamespaceRelationId
+            | pg_sys::ProcedureRelationId
+            | pg_sys::ExtensionRelationId => pg_sys::object_ownercheck(class, object, role),
+            _ => pg_sys::superuser_arg(role),
+        };
+    }
+}
+
 /// Calls one of the functions above from a frame that isn't plain: an error becomes a panic, which unwinds.
 ///
 /// # Safety
@@ -109,6 +136,9 @@ pub const CONSTRAINED_TABLE: pg_sys::AttrNumber = if cfg!(feature = "pg18") { 9 
 
 /// `Anum_pg_constraint_conindid`: the index that a foreign key refers to.
 pub const CONSTRAINT_INDEX: pg_sys::AttrNumber = CONSTRAINED_TABLE + 2;
+
+/// `Anum_pg_constraint_confrelid`.
+pub const REFERENCED_TABLE: pg_sys::AttrNumber = CONSTRAINED_TABLE + 4;
 
 /// What one range table entry wants to write.
 #[derive(Clone, Copy)]

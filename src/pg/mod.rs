@@ -22,6 +22,7 @@
 //! | [`reading`] | queries of users that change nothing |
 //! | [`invalidation`] | when to read them again |
 //! | [`audit`] | hands events to the worker, which commits them |
+//! | [`glass`] | break-glass of this session |
 //! | [`report`] | raises a refusal |
 //! | [`types`] | SQL types that pgrx lacks |
 //! | [`gucs`] | the settings |
@@ -32,6 +33,7 @@ pub mod audit;
 pub mod cascade;
 pub mod catalog;
 pub mod compat;
+pub mod glass;
 pub mod gucs;
 pub mod handover;
 pub mod hooks;

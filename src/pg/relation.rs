@@ -20,6 +20,8 @@ pub struct Relation {
     pub table: Table,
     /// Whether nobody but this session can see its rows, or it holds none: a temporary table, a view.
     pub beside_the_point: bool,
+    /// Whether it is the extension's own.
+    pub ours: bool,
     /// The table that was classified: itself or, for a partition, an ancestor.
     pub classified: pg_sys::Oid,
     /// Where a row's tenant is found, in this very table: columns are numbered differently in partitions.
@@ -139,8 +141,9 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
     );
     let relation = Rc::new(Relation {
         table: Table { name: own.name, classified: stands_for_it, class, guard },
-        // The extension's own tables are protected by privileges.
+        // The extension's own have a rule for themselves.
         beside_the_point: own.temporary || !writable || own.schema == session.catalog.schema,
+        ours: own.schema == session.catalog.schema,
         classified,
         locate,
         is_parent: session.policy.parents.contains(&oid.to_u32())

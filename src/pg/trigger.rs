@@ -22,7 +22,6 @@ use crate::policy::backend::Trust;
 use crate::policy::limits::{self, Passed};
 use crate::policy::ownership::{self, Owned};
 use crate::policy::rules::{Attempt, Refusal, TableName};
-use crate::policy::set::Verdict;
 use crate::policy::surface::{TableClass, WriteCommand};
 use crate::policy::tenant::TenantType;
 
@@ -304,7 +303,7 @@ unsafe extern "C-unwind" fn check(
     if let Some(refusal) = refusal {
         let refusal =
             if guard.count.cascaded { cascade::reached_tenant(refusal, &relation, oid, &value) } else { refusal };
-        if session.policy.set.verdict(&refusal) == Verdict::Refuse {
+        if audit::stops(&session, &refusal) {
             tenants::let_go(&raw);
         }
         return audit::settle(&session, refusal);
@@ -392,7 +391,7 @@ unsafe extern "C-unwind" fn check_count(fcinfo: pg_sys::FunctionCallInfo) -> *co
     let (rows, limits) = (statement::rows(), session.limits());
     let Some(refusal) = limits.passed(&rows, false).map(refuse) else { return std::ptr::null() };
     // What goes on is recorded once.
-    let again = session.policy.set.verdict(&refusal) != Verdict::Refuse && limits.passed(&rows, true).is_none();
+    let again = !audit::stops(&session, &refusal) && limits.passed(&rows, true).is_none();
     if again { std::ptr::null() } else { audit::settle(&session, refusal) }
 }
 

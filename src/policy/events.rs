@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::rules::Refusal;
+use super::rules::{Attempt, Refusal};
 
-/// Whether the statement was stopped.
+/// What became of the statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -12,6 +12,9 @@ pub enum Outcome {
     Refused,
     /// It would have been; the rule's mode is `observe`.
     Observed,
+    /// It ran in break-glass: a rule would have refused it, or it is on record because of the glass alone.
+    #[serde(rename = "break_glass")]
+    BreakGlass,
 }
 
 impl Outcome {
@@ -20,6 +23,7 @@ impl Outcome {
         match self {
             Outcome::Refused => "refused",
             Outcome::Observed => "observed",
+            Outcome::BreakGlass => "break_glass",
         }
     }
 }
@@ -46,12 +50,12 @@ pub struct Origin {
 pub struct Event {
     /// When, in microseconds since 2000-01-01 UTC, as Postgres counts.
     pub at: i64,
-    /// Refused or observed.
+    /// Refused, observed, or let pass in break-glass.
     pub outcome: Outcome,
-    /// The rule's name.
-    pub rule: String,
+    /// The rule's name; none where break-glass alone is the reason to record.
+    pub rule: Option<String>,
     /// The rule's SQLSTATE.
-    pub sqlstate: String,
+    pub sqlstate: Option<String>,
     /// The session's backend.
     pub backend: Option<String>,
     /// The command.
@@ -73,19 +77,26 @@ pub struct Event {
 impl Event {
     /// Describes a refusal.
     pub fn new(refusal: &Refusal, outcome: Outcome, at: i64, origin: Origin) -> Event {
-        let attempt = &refusal.attempt;
+        let rule = Some(refusal.rule.name().to_owned());
+        let sqlstate = Some(refusal.rule.sqlstate().to_owned());
+        let message = refusal.message.clone();
+        Event { outcome, rule, sqlstate, ..Event::in_break_glass(&refusal.attempt, message, at, origin) }
+    }
+
+    /// Describes what no rule refuses, but is done in break-glass.
+    pub fn in_break_glass(attempt: &Attempt, message: String, at: i64, origin: Origin) -> Event {
         Event {
             at,
-            outcome,
-            rule: refusal.rule.name().to_owned(),
-            sqlstate: refusal.rule.sqlstate().to_owned(),
+            outcome: Outcome::BreakGlass,
+            rule: None,
+            sqlstate: None,
             backend: attempt.backend.clone(),
             command: attempt.command.clone(),
             schema: attempt.table.as_ref().map(|t| t.schema.clone()),
             table: attempt.table.as_ref().map(|t| t.name.clone()),
             tenant: attempt.tenant.clone(),
             owner: attempt.owner.clone(),
-            message: refusal.message.clone(),
+            message,
             origin,
         }
     }
@@ -129,7 +140,7 @@ pub struct TooLong;
 
 #[cfg(test)]
 mod tests {
-    use super::super::rules::{Attempt, TableName};
+    use super::super::rules::TableName;
     use super::*;
 
     fn event(query: &str, tenant: &str) -> Event {
@@ -163,7 +174,7 @@ mod tests {
             let bytes = event(&query, &tenant).encode(2_048).unwrap_or_default();
             assert!(!bytes.is_empty() && bytes.len() <= 2_048);
             let read = Event::decode(&bytes).ok();
-            assert_eq!(read.map(|e| e.rule), Some("not_owner".to_owned()));
+            assert_eq!(read.and_then(|e| e.rule), Some("not_owner".to_owned()));
         }
     }
 }

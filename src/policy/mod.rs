@@ -12,6 +12,8 @@
 //! | [`command`] | which commands and plans an unproven backend may run |
 //! | [`schema`] | whose rows the tables of a schema hold, as far as they tell |
 //! | [`cascade`] | what a DELETE takes with it |
+//! | [`tampering`] | what nobody may do to the guard itself |
+//! | [`glass`] | how long break-glass lasts |
 //! | [`limits`] | how much a backend may write |
 //! | [`mode`] | whether a broken rule is ignored, recorded or refused |
 //! | [`rules`] | the name, SQLSTATE and wording of every refusal |
@@ -22,6 +24,7 @@ pub mod backend;
 pub mod cascade;
 pub mod command;
 pub mod events;
+pub mod glass;
 pub mod identity;
 pub mod limits;
 pub mod mode;
@@ -30,4 +33,5 @@ pub mod rules;
 pub mod schema;
 pub mod set;
 pub mod surface;
+pub mod tampering;
 pub mod tenant;

@@ -36,5 +36,6 @@ SELECT epoch FROM holdfast.cutover('43', 'rebuilt');
 ROLLBACK;
 SELECT tenant, owner, epoch FROM holdfast.tenants;
 SELECT * FROM orders ORDER BY id;
+SELECT holdfast.break_glass('the migration is over');
 DROP EXTENSION holdfast CASCADE;
 DROP TABLE orders;

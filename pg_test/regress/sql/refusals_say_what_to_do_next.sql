@@ -37,5 +37,6 @@ RESET holdfast.backend;
 -- Nothing was written, and every refusal is on record.
 SELECT * FROM orders ORDER BY id;
 SELECT backend, rule, sqlstate, command, relation, tenant, owner FROM holdfast.blocked_writes ORDER BY id;
+SELECT holdfast.break_glass('the migration is over');
 DROP EXTENSION holdfast CASCADE;
 DROP TABLE orders, plans;

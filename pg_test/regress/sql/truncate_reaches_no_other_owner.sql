@@ -35,5 +35,6 @@ CREATE TEMP TABLE scratch (id int);
 TRUNCATE scratch;
 RESET holdfast.backend;
 SELECT rule, command, relation, tenant, owner FROM holdfast.blocked_writes ORDER BY id;
+SELECT holdfast.break_glass('the migration is over');
 DROP EXTENSION holdfast CASCADE;
 DROP TABLE orders, items, plans, prices, log, scratch;

@@ -115,6 +115,8 @@ fn an_operator(cluster: &Cluster) -> Result<()> {
         "SELECT holdfast.set_mode('observe', 'legacy')",
         "SELECT holdfast.flush_events()",
         "SELECT holdfast.set_default_backend('legacy')",
+        "SELECT holdfast.break_glass('a test', '1 s')",
+        "SELECT holdfast.end_break_glass()",
     ];
     for sql in work {
         operator.exec(sql)?;
@@ -252,10 +254,8 @@ fn a_dump_carries_everything(cluster: &Cluster) -> Result<()> {
     scene.rebuilt()?.exec("INSERT INTO orders VALUES (77, 20, 'rebuilt')")?;
     scene.rebuilt()?.refused("DELETE FROM plans WHERE id = 1")?;
     let (policy, contents) = (scene.policy()?, scene.contents()?);
-    let copy = cluster.database("access_copy")?;
     for program in ["pg_dump --format=plain", "pg_dump --format=plain --inserts"] {
-        let mut superuser = copy.connect()?;
-        superuser.exec("DROP SCHEMA public CASCADE; CREATE SCHEMA public; DROP EXTENSION IF EXISTS holdfast CASCADE; DROP SCHEMA IF EXISTS holdfast CASCADE")?;
+        let copy = cluster.database("access_copy")?;
         let mut words = program.split(' ').chain([scene.database.name.as_str()]);
         let Some(dump) = words.next() else { bail!("no program") };
         let dump = cluster.run(dump, &words.collect::<Vec<_>>())?;
@@ -287,8 +287,11 @@ fn leaves_nothing_behind(cluster: &Cluster) -> Result<()> {
     let (mut legacy, mut rebuilt) = (scene.legacy()?, scene.rebuilt()?);
     legacy.exec("UPDATE orders SET note = 'x' WHERE id = 1")?;
     rebuilt.exec("UPDATE orders SET note = 'x' WHERE id = 2")?;
+    refused_by("guard_tampering", &superuser.refused("DROP EXTENSION holdfast CASCADE")?, "DROP EXTENSION")?;
+    superuser.exec("SELECT holdfast.break_glass('the migration is over')")?;
     ensure!(superuser.refused("DROP EXTENSION holdfast")?.code == "2BP01");
     superuser.exec("DROP EXTENSION holdfast CASCADE")?;
+    superuser.exec("DISCARD ALL")?;
     let triggers: i64 = superuser.one("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal")?;
     ensure!(triggers == 0, "{triggers} triggers left");
     let left: i64 = superuser.one(

@@ -89,6 +89,7 @@ fn first_rule_by_priority(cluster: &Cluster) -> Result<()> {
         text("app"),
         None,
         text("enforce"),
+        None,
     ];
     ensure!(who == [expected], "{who:?}");
     Ok(())

@@ -19,12 +19,14 @@
 
 mod access;
 mod audit;
+mod break_glass;
 mod bypass;
 mod cascade_preview;
 mod coverage;
 mod crash;
 mod crash_safety;
 mod cutover;
+mod destructive;
 mod documentation;
 mod escalation;
 mod foreign_errors;
@@ -54,6 +56,7 @@ mod scene;
 mod side_by_side;
 mod snapshots;
 mod surface;
+mod tamper_commands;
 mod tampering;
 mod tenant_types;
 mod two_backends;
@@ -72,12 +75,14 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
     vec![
         ("access", access::tests()),
         ("audit", audit::tests()),
+        ("break_glass", break_glass::tests()),
         ("bypass", bypass::tests()),
         ("cascade_preview", cascade_preview::tests()),
         ("coverage", coverage::tests()),
         ("crash", crash::tests()),
         ("crash_safety", crash_safety::tests()),
         ("cutover", cutover::tests()),
+        ("destructive", destructive::tests()),
         ("documentation", documentation::tests()),
         ("escalation", escalation::tests()),
         ("foreign_errors", foreign_errors::tests()),
@@ -102,6 +107,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("savepoints", savepoints::tests()),
         ("snapshots", snapshots::tests()),
         ("surface", surface::tests()),
+        ("tamper_commands", tamper_commands::tests()),
         ("tampering", tampering::tests()),
         ("tenant_types", tenant_types::tests()),
         ("unfiltered", unfiltered::tests()),

@@ -76,7 +76,7 @@ fn every_rule_obeys_its_mode(cluster: &Cluster) -> Result<()> {
         operator.exec("SELECT holdfast.set_default_backend(NULL)")?;
         expect(&scene, &mut operator, "unidentified", "INSERT INTO plans VALUES (2)", mode)?;
         operator.exec("SELECT holdfast.set_default_backend('legacy')")?;
-        operator.exec("ALTER TABLE loose_ends DISABLE TRIGGER ALL")?;
+        scene.damage("ALTER TABLE loose_ends DISABLE TRIGGER ALL")?;
         expect(&scene, &mut legacy, "guard_tampering", "UPDATE loose_ends SET id = 2", mode)?;
         operator.exec("SELECT holdfast.guard_table('loose_ends', 'tenant_id')")?;
     }

@@ -332,9 +332,12 @@ fn destructive_commands_by_every_way(cluster: &Cluster) -> Result<()> {
         ("DROP TABLE IF EXISTS nothing", Passes),
         ("DROP TABLE nothing", Fails("42P01")),
         ("CREATE TABLE own.more (id int)", Passes),
-        ("ALTER TABLE own.things ADD COLUMN added int", Passes),
-        ("ALTER TABLE own.things ALTER COLUMN name TYPE varchar", Fails("0A000")),
-        ("ALTER TABLE own.parts ALTER COLUMN id TYPE bigint", Passes),
+        ("ALTER TABLE own.nothing ADD COLUMN added int", Fails("42P01")),
+        ("ALTER TABLE IF EXISTS own.nothing ADD COLUMN added int", Passes),
+        ("CREATE TABLE own.copy AS TABLE own.things", Passes),
+        ("CREATE INDEX ON own.parts (id)", Passes),
+        ("ALTER TABLE own.things ADD COLUMN added int", refused),
+        ("ALTER TABLE own.parts ALTER COLUMN id TYPE bigint", refused),
         ("CLUSTER own.things USING things_pkey", Passes),
         ("DROP TABLE own.parts", refused),
         ("DROP TABLE own.things CASCADE", refused),
@@ -358,5 +361,15 @@ fn destructive_commands_by_every_way(cluster: &Cluster) -> Result<()> {
     scene.judge(&mut owner, &cases)?;
     // What is its own by policy it may empty and drop.
     scene.operator()?.exec("SELECT holdfast.exempt_table('own.parts', 'rebuilt')")?;
-    scene.judge(&mut owner, &[("TRUNCATE own.parts", Passes), ("DROP TABLE own.parts", Passes)])
+    scene.judge(
+        &mut owner,
+        &[
+            ("TRUNCATE own.parts", Passes),
+            ("ALTER TABLE own.parts ADD COLUMN added serial, ADD PRIMARY KEY (added)", Passes),
+            (
+                "ALTER TABLE own.parts ADD COLUMN long text; CREATE INDEX ON own.parts (long); DROP TABLE own.parts",
+                Passes,
+            ),
+        ],
+    )
 }

@@ -107,9 +107,15 @@ impl Scene {
     pub fn recorded(&self, of: &Session) -> Result<Vec<(String, String)>> {
         let mut operator = self.operator()?;
         operator.exec("SELECT holdfast.flush_events()")?;
-        let sql = "SELECT rule, outcome FROM holdfast.blocked_writes WHERE pid = $1 ORDER BY id";
+        // What is recorded because of break-glass alone has no rule.
+        let sql = "SELECT coalesce(rule, ''), outcome FROM holdfast.blocked_writes WHERE pid = $1 ORDER BY id";
         let rows = operator.query(sql, &[&of.pid()])?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+
+    /// Runs what would damage the guard as a superuser in break-glass, in a transaction of its own.
+    pub fn damage(&self, sql: &str) -> Result<()> {
+        self.operator()?.exec(&in_break_glass(sql))
     }
 
     /// The policy and the guards, for comparing before and after.
@@ -143,6 +149,11 @@ impl Scene {
         ensure!(self.contents()? == before, "the tables have changed");
         Ok(())
     }
+}
+
+/// Statements that run in break-glass, which ends with them.
+pub fn in_break_glass(sql: &str) -> String {
+    format!("BEGIN; SELECT holdfast.break_glass('a test', scope => 'transaction'); {sql}; COMMIT")
 }
 
 /// What should become of a statement.

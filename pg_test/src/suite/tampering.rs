@@ -1,10 +1,11 @@
-//! Attempts to get a row past the guard by changing the table around it. Whatever is done to a guarded table, a write of
-//! another owner's tenant is refused, by the row guard or as `guard_tampering`.
+//! Attempts to get a row past the guard by changing the table around it. Whatever was done to a guarded table, here in
+//! break-glass because it is refused otherwise (tamper_commands.rs), a write of another owner's tenant is refused, by the
+//! row guard or as `guard_tampering`.
 
 use anyhow::{Result, bail, ensure};
 
 use super::Test;
-use super::scene::Scene;
+use super::scene::{Scene, in_break_glass};
 use crate::client::Session;
 use crate::cluster::Cluster;
 
@@ -65,7 +66,7 @@ fn a_damaged_guard_stops_all_writes(cluster: &Cluster) -> Result<()> {
         "DELETE FROM orders WHERE false",
     ];
     for (damage, state) in damages {
-        superuser.exec(damage)?;
+        superuser.exec(&in_break_glass(damage))?;
         for write in writes {
             let refusal = superuser.refused(write)?;
             super::scene::refused_by("guard_tampering", &refusal, write)?;
@@ -101,7 +102,7 @@ fn damaged_partition(cluster: &Cluster) -> Result<()> {
         let scene = Scene::set(cluster, "tampering")?;
         let mut superuser = scene.operator()?;
         superuser.exec(LOG)?;
-        superuser.exec(damage)?;
+        superuser.exec(&in_break_glass(damage))?;
         stays_refused(&mut superuser, "INSERT INTO log_1 VALUES (1, 20)")?;
         stays_refused(&mut superuser, "INSERT INTO log VALUES (1, 20)")?;
         // What the refusal says to type puts it back.
@@ -142,7 +143,7 @@ fn later_trigger(cluster: &Cluster) -> Result<()> {
         let scene = Scene::set(cluster, "tampering")?;
         let mut superuser = scene.operator()?;
         superuser.exec(MOVE)?;
-        superuser.exec(&format!(
+        scene.damage(&format!(
             "CREATE TRIGGER \"{name}\" BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION move()"
         ))?;
         stays_refused(&mut superuser, "INSERT INTO orders VALUES (6, 10)")?;
@@ -156,7 +157,7 @@ fn renamed_guard(cluster: &Cluster) -> Result<()> {
     let mut superuser = scene.operator()?;
     superuser.exec(MOVE)?;
     superuser.exec("CREATE TRIGGER b BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION move()")?;
-    superuser.exec("ALTER TRIGGER \"~holdfast_guard\" ON orders RENAME TO a")?;
+    scene.damage("ALTER TRIGGER \"~holdfast_guard\" ON orders RENAME TO a")?;
     stays_refused(&mut superuser, "INSERT INTO orders VALUES (6, 10)")
 }
 
@@ -191,7 +192,8 @@ fn column_changed(cluster: &Cluster, change: &str) -> Result<()> {
     let scene = Scene::set(cluster, "tampering")?;
     let mut superuser = scene.operator()?;
     superuser.exec("DELETE FROM orders WHERE tenant_id IS NULL")?;
-    if superuser.exec(change).is_err() {
+    if superuser.exec(&in_break_glass(change)).is_err() {
+        superuser.exec("ROLLBACK")?;
         // Refusing the DDL itself is as good.
         return Ok(());
     }
@@ -229,7 +231,7 @@ fn renamed_schema(cluster: &Cluster) -> Result<()> {
     let scene = Scene::set(cluster, "tampering")?;
     let mut superuser = scene.operator()?;
     let write = "UPDATE orders SET note = 'x' WHERE id = 2";
-    if superuser.exec("ALTER SCHEMA holdfast RENAME TO loosefast").is_ok() {
+    if scene.damage("ALTER SCHEMA holdfast RENAME TO loosefast").is_ok() {
         stays_refused(&mut superuser, write)?;
     }
     stays_refused(&mut scene.operator()?, write)
@@ -239,7 +241,8 @@ fn guard_table_repairs(cluster: &Cluster) -> Result<()> {
     let scene = Scene::set(cluster, "tampering")?;
     let mut superuser = scene.operator()?;
     superuser.exec(LOG)?;
-    superuser.exec("ALTER TABLE log_1 DISABLE TRIGGER ALL; SELECT holdfast.guard_table('log', 'tenant_id')")?;
+    scene.damage("ALTER TABLE log_1 DISABLE TRIGGER ALL")?;
+    superuser.exec("SELECT holdfast.guard_table('log', 'tenant_id')")?;
     let guards = "SELECT string_agg(guard, ',') FROM holdfast.coverage WHERE relation::text LIKE 'log%'";
     ensure!(superuser.one::<String>(guards)? == "enabled,enabled");
     stays_refused(&mut superuser, "INSERT INTO log VALUES (1, 20)")

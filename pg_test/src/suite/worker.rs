@@ -262,7 +262,8 @@ fn failing_event_table_stops_no_refusal(cluster: &mut Cluster) -> Result<()> {
     let guarded = Guarded::enforcing(cluster, "worker")?;
     let (mut client, mut dba) = (guarded.rebuilt()?, guarded.database.connect()?);
     dba.exec(
-        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no room''; END';
+        "SELECT holdfast.break_glass('a test');
+         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no room''; END';
          CREATE TRIGGER fail BEFORE INSERT ON holdfast.event FOR EACH ROW EXECUTE FUNCTION fail()",
     )?;
     for n in 1..=3 {

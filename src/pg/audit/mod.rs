@@ -15,9 +15,9 @@ use pgrx::pg_sys;
 use super::gucs::{self, AuditQuery};
 use super::report::Report;
 use super::session::{self, Session};
-use super::trigger;
+use super::{glass, trigger};
 use crate::policy::events::{Event, Origin, Outcome};
-use crate::policy::rules::Refusal;
+use crate::policy::rules::{Attempt, Refusal, Rule};
 use crate::policy::set::Verdict;
 
 /// Reserves shared memory and starts the launcher with the server. Called once, from `_PG_init`.
@@ -31,6 +31,11 @@ pub fn settle(session: &Session, refusal: Refusal) -> *const Report {
     match session.policy.set.verdict(&refusal) {
         Verdict::Pass => ptr::null(),
         Verdict::Refuse if !session::only_observed() => {
+            if let Some(glass) = glass::broken(session) {
+                let message = format!("{} ({})", refusal.message, glass.note());
+                record(&Refusal { message, ..refusal }, Outcome::BreakGlass);
+                return ptr::null();
+            }
             record(&refusal, Outcome::Refused);
             Report::new(&refusal)
         }
@@ -39,6 +44,28 @@ pub fn settle(session: &Session, refusal: Refusal) -> *const Report {
             ptr::null()
         }
     }
+}
+
+/// Whether [`settle`] will stop the statement.
+pub fn stops(session: &Session, refusal: &Refusal) -> bool {
+    let refused = session.policy.set.verdict(refusal) == Verdict::Refuse;
+    refused && !session::only_observed() && glass::broken(session).is_none()
+}
+
+/// Whether what is put on record must be safe before the session goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// It must.
+    UntilCommitted,
+    /// It needn't; what is alike becomes one event with a count.
+    No,
+}
+
+/// Puts something on record that no rule refuses, but that happens in break-glass.
+pub fn note(attempt: Attempt, message: String, wait: Wait) {
+    let key = coalescing_key(None, &attempt);
+    let event = Event::in_break_glass(&attempt, message, trigger::now(), origin());
+    store(event, (wait == Wait::No).then_some(key));
 }
 
 /// Waits until the worker has committed every event of this database that is queued now.
@@ -52,14 +79,27 @@ pub fn flush() -> Result<i64, i64> {
 }
 
 fn record(refusal: &Refusal, outcome: Outcome) {
+    let key = coalescing_key(Some(refusal.rule), &refusal.attempt);
     let event = Event::new(refusal, outcome, trigger::now(), origin());
+    let waits = match outcome {
+        Outcome::Refused => true,
+        // A command is on record before it runs: it may take the record's table away. Rows may be many.
+        Outcome::BreakGlass => matches!(refusal.rule, Rule::DestructiveCommand | Rule::GuardTampering),
+        Outcome::Observed => false,
+    };
+    store(event, (!waits).then_some(key));
+}
+
+/// Hands an event to the worker; without a key for those that are alike, waits until it is committed.
+fn store(event: Event, key: Option<u64>) {
+    let what = event.rule.clone().unwrap_or_else(|| event.command.clone());
     let Ok(bytes) = event.encode(queue::ROOM) else {
-        pgrx::log!("holdfast: an event of rule {} does not fit the queue and is lost", refusal.rule);
+        pgrx::log!("holdfast: an event of {what} does not fit the queue and is lost");
         return;
     };
-    let stored = match outcome {
-        Outcome::Refused => queue::put_and_wait(&bytes, gucs::audit_timeout()),
-        Outcome::Observed => queue::put(&bytes, coalescing_key(refusal)),
+    let stored = match key {
+        None => queue::put_and_wait(&bytes, gucs::audit_timeout()),
+        Some(key) => queue::put(&bytes, key),
     };
     if let Err(reason) = stored {
         // The log is the last place where the event can be found.
@@ -67,12 +107,11 @@ fn record(refusal: &Refusal, outcome: Outcome) {
     }
 }
 
-/// Observed events that are alike become one with a count while they wait for the worker.
-fn coalescing_key(refusal: &Refusal) -> u64 {
+/// Events that needn't be waited for and are alike become one with a count while they wait for the worker.
+fn coalescing_key(rule: Option<Rule>, attempt: &Attempt) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    let attempt = &refusal.attempt;
-    refusal.rule.hash(&mut hasher);
+    rule.hash(&mut hasher);
     (&attempt.backend, &attempt.command, &attempt.tenant).hash(&mut hasher);
     attempt.table.as_ref().map(|t| (&t.schema, &t.name)).hash(&mut hasher);
     // SAFETY: a plain read.

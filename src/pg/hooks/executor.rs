@@ -9,9 +9,10 @@ use std::ptr;
 use once_cell::sync::OnceCell;
 use pgrx::{pg_guard, pg_sys};
 
+use super::own_tables;
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
-use crate::pg::{audit, cascade, compat, plan, relation, statement};
+use crate::pg::{audit, cascade, compat, glass, plan, relation, statement};
 use crate::policy::command;
 use crate::policy::surface::{self, TableWrite, WriteCommand};
 
@@ -110,6 +111,11 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
     }
 }
 
+/// Whether the executor is being started for an EXPLAIN that runs nothing.
+pub(super) fn only_explained() -> bool {
+    ONLY_EXPLAINED.get()
+}
+
 /// For utility.rs: a command that writes without the executor begins.
 pub(super) fn not_explained() {
     ONLY_EXPLAINED.set(false);
@@ -173,7 +179,9 @@ fn commands(write: &compat::RequestedWrite) -> (u32, [(u32, WriteCommand); 3]) {
 /// The rules that need no row: class, surface, guard.
 #[pg_guard]
 unsafe extern "C-unwind" fn check_tables(requests: *mut pg_sys::List) -> *const Report {
-    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    let Some(session) = session::current().filter(|s| !s.who.all_off || glass::may_be_broken()) else {
+        return ptr::null();
+    };
     // SAFETY: the list is the hook's.
     for write in unsafe { compat::requested_writes(requests) } {
         let report = check_table(&session, &write);
@@ -190,6 +198,13 @@ fn check_table(session: &Session, write: &compat::RequestedWrite) -> *const Repo
         return ptr::null();
     }
     let Some(relation) = relation::facts(session, write.relation) else { return ptr::null() };
+    let asked = commands.iter().filter(|(asked, _)| *asked != 0).map(|(_, command)| *command);
+    if relation.ours {
+        return own_tables::check(session, &relation, write.relation, asked);
+    }
+    if relation.table.class.guarded() && glass::may_be_broken() {
+        asked.for_each(|command| glass::note_write(session, command.as_str(), &relation.table.name));
+    }
     let identity = &session.who.identity;
     if relation.beside_the_point || surface::free_to_write(identity, &relation.table) {
         return ptr::null();

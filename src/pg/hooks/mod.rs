@@ -3,8 +3,16 @@
 //! Every hook is a plain frame (see `compat`) around a guarded `check`: errors of Postgres and of other extensions pass
 //! through it as a longjmp, untouched, and what we refuse is raised from it by `report::raise`.
 
+mod aftermath;
+mod commands;
+mod drops;
 mod executor;
+mod functions;
+mod grants;
 mod object_access;
+mod objects;
+mod own_tables;
+mod prepared;
 mod utility;
 
 /// Puts our hooks in front of whatever is there. Called once, from `_PG_init`.

@@ -1,5 +1,5 @@
-//! object_access: each object that a DROP removes and each table that a TRUNCATE empties, whichever way it is reached:
-//! CASCADE, DROP OWNED, a function, a DO block.
+//! object_access: each object that is made, changed or dropped and each table that is emptied, whichever way it is reached:
+//! CASCADE, DROP OWNED, a function, a DO block; and functions that are called.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -8,14 +8,17 @@ use std::ptr;
 use once_cell::sync::OnceCell;
 use pgrx::{pg_guard, pg_sys};
 
+use super::{aftermath, drops, functions, objects};
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
-use crate::pg::{audit, compat, relation, tenants, trigger};
+use crate::pg::{audit, compat, glass, relation, tenants, trigger};
 use crate::policy::backend::Trust;
-use crate::policy::command::{self, DestructiveCommand, Target};
+use crate::policy::command::{self, Command, Reach, Target};
 use crate::policy::rules::{Attempt, Refusal};
-use crate::policy::set::Verdict;
 use crate::policy::surface::{GuardState, TableClass};
+use crate::policy::tampering;
+
+const TRUNCATE: Command = Command { name: "TRUNCATE", reach: Reach::Targets };
 
 static NEXT: OnceCell<pg_sys::object_access_hook_type> = OnceCell::new();
 
@@ -46,14 +49,21 @@ unsafe extern "C-unwind" fn object_access(
     sub: c_int,
     arg: *mut c_void,
 ) {
-    use pg_sys::ObjectAccessType::{OAT_DROP, OAT_TRUNCATE};
-    // SAFETY: the argument of OAT_DROP is an ObjectAccessDrop or null; everything is forwarded as Postgres gave it.
+    use pg_sys::ObjectAccessType::{OAT_DROP, OAT_FUNCTION_EXECUTE, OAT_POST_ALTER, OAT_POST_CREATE, OAT_TRUNCATE};
+    // SAFETY: the argument is of the access's own type; everything is forwarded as Postgres gave it.
     unsafe {
-        if matches!(access, OAT_DROP | OAT_TRUNCATE) && !session::inert() {
+        let matters = match access {
+            OAT_DROP | OAT_POST_ALTER | OAT_POST_CREATE | OAT_TRUNCATE => true,
+            OAT_FUNCTION_EXECUTE => functions::concerns(object),
+            _ => false,
+        };
+        if matters && !session::inert() {
             report::raise(match access {
                 OAT_TRUNCATE => truncate(object),
-                _ if is_internal(arg.cast()) => ptr::null(),
-                _ => drop_object(class, object, sub),
+                OAT_FUNCTION_EXECUTE => call_function(object),
+                OAT_POST_CREATE => create(class, object, is_made_internally(arg.cast())),
+                OAT_POST_ALTER => change(class, object, sub, is_altered_internally(arg.cast()), false),
+                _ => change(class, object, sub, is_dropped_internally(arg.cast()), true),
             });
         }
         if let Some(Some(next)) = NEXT.get() {
@@ -63,80 +73,96 @@ unsafe extern "C-unwind" fn object_access(
 }
 
 /// Whether Postgres drops the object by itself: at the end of a session, in the course of another command.
-unsafe fn is_internal(arg: *const pg_sys::ObjectAccessDrop) -> bool {
+unsafe fn is_dropped_internally(arg: *const pg_sys::ObjectAccessDrop) -> bool {
     // SAFETY: null or valid.
     unsafe { arg.as_ref() }.is_some_and(|a| a.dropflags & pg_sys::PERFORM_DELETION_INTERNAL as c_int != 0)
 }
 
+/// Whether Postgres changes it by itself: CLUSTER and the like exchange what a table consists of.
+unsafe fn is_altered_internally(arg: *const pg_sys::ObjectAccessPostAlter) -> bool {
+    // SAFETY: null or valid.
+    unsafe { arg.as_ref() }.is_some_and(|a| a.is_internal)
+}
+
+/// Whether Postgres makes it by itself: the triggers of a foreign key, a TOAST table.
+unsafe fn is_made_internally(arg: *const pg_sys::ObjectAccessPostCreate) -> bool {
+    // SAFETY: null or valid.
+    unsafe { arg.as_ref() }.is_some_and(|a| a.is_internal)
+}
+
 #[pg_guard]
-unsafe extern "C-unwind" fn drop_object(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> *const Report {
-    // What hangs on these (row types, defaults, rules, triggers) goes with them.
-    let counts = [
-        pg_sys::RelationRelationId,
-        pg_sys::ProcedureRelationId,
-        pg_sys::NamespaceRelationId,
-        compat::CONSTRAINTS,
-        pg_sys::ExtensionRelationId,
-        pg_sys::DatabaseRelationId,
-        pg_sys::AuthIdRelationId,
-        pg_sys::TableSpaceRelationId,
-    ];
-    if !counts.contains(&class) {
+unsafe extern "C-unwind" fn call_function(function: pg_sys::Oid) -> *const Report {
+    functions::check(function)
+}
+
+/// An object has been made. It can't be looked up yet.
+#[pg_guard]
+unsafe extern "C-unwind" fn create(class: pg_sys::Oid, object: pg_sys::Oid, internal: bool) -> *const Report {
+    if internal {
         return ptr::null();
     }
+    match class {
+        pg_sys::TriggerRelationId => {
+            if let Some(session) = session::current().filter(|s| !s.who.all_off) {
+                aftermath::note_table(&session, objects::table_of(class, object));
+            }
+        }
+        pg_sys::RelationRelationId | pg_sys::ProcedureRelationId | pg_sys::TypeRelationId => {
+            aftermath::note_object(class, object);
+        }
+        compat::CONSTRAINTS => return refer(object),
+        _ => {}
+    }
+    ptr::null()
+}
+
+/// A constraint has been made. A foreign key stands in the way of deletes of the table that it refers to.
+fn refer(constraint: pg_sys::Oid) -> *const Report {
     let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
-    let address = pg_sys::ObjectAddress { classId: class, objectId: object, objectSubId: sub };
-    check_drop(&session, &address)
-}
-
-/// `destructive_command` for one object that is about to be dropped.
-pub(super) fn check_drop(session: &Session, address: &pg_sys::ObjectAddress) -> *const Report {
-    let identity = &session.who.identity;
-    if identity.trust() == Some(Trust::Proven) {
+    let table = objects::referenced_table(constraint);
+    if table == pg_sys::InvalidOid {
         return ptr::null();
     }
-    // The table that the object is, or is part of.
-    let of = match address.classId {
-        pg_sys::RelationRelationId => address.objectId,
-        compat::CONSTRAINTS => constrained_table(address.objectId),
-        _ => pg_sys::InvalidOid,
-    };
-    let relation = of != pg_sys::InvalidOid;
-    // SAFETY: the object exists while it is being dropped; both look it up in the catalogs.
-    let description = unsafe {
-        let has_schema =
-            relation || address.classId == pg_sys::ProcedureRelationId || address.classId == pg_sys::TypeRelationId;
-        if has_schema && pg_sys::isAnyTempNamespace(pg_sys::get_object_namespace(address)) {
-            return ptr::null();
-        }
-        session::text(pg_sys::getObjectDescription(address, true))
-    };
-    let table = if relation { relation::facts(session, of) } else { None };
-    let target = Target { description, table: table.map(|r| (r.table.name.clone(), r.table.class.clone())) };
-    let refusal = command::check_destructive(identity, DestructiveCommand::Drop, &target, &session.who.login_role);
-    refusal.map_or(ptr::null(), |r| audit::settle(session, r))
+    let target = objects::target(&session, pg_sys::RelationRelationId, table, 0);
+    let name = aftermath::command();
+    let command = Command { name: &name, reach: Reach::ClassifiedTargets };
+    let refusal = command::check_destructive(&session.who.identity, command, Some(&target), &session.who.login_role);
+    refusal.map_or(ptr::null(), |r| audit::settle(&session, r))
 }
 
-/// The table of a constraint; InvalidOid for a domain's.
-fn constrained_table(constraint: pg_sys::Oid) -> pg_sys::Oid {
-    // SAFETY: a syscache look-up of an object that is being dropped; the tuple is read before it is released.
-    unsafe {
-        let cache = pg_sys::SysCacheIdentifier::CONSTROID as c_int;
-        let tuple = pg_sys::SearchSysCache1(cache, constraint.into());
-        if tuple.is_null() {
-            return pg_sys::InvalidOid;
+/// An object has been altered, which look-ups don't show yet, or is about to be dropped.
+#[pg_guard]
+unsafe extern "C-unwind" fn change(
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    sub: c_int,
+    internal: bool,
+    dropped: bool,
+) -> *const Report {
+    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    match class {
+        pg_sys::RelationRelationId if sub > 0 => aftermath::note_table(&session, object),
+        pg_sys::TriggerRelationId | compat::CONSTRAINTS => {
+            aftermath::note_table(&session, objects::table_of(class, object));
         }
-        let mut null = false;
-        let table = pg_sys::SysCacheGetAttr(cache, tuple, compat::CONSTRAINED_TABLE, &mut null);
-        pg_sys::ReleaseSysCache(tuple);
-        if null { pg_sys::InvalidOid } else { pg_sys::Oid::from(table.value() as u32) }
+        // It may have come into the extension's schema.
+        pg_sys::RelationRelationId | pg_sys::ProcedureRelationId | pg_sys::TypeRelationId if !dropped => {
+            aftermath::note_object(class, object);
+        }
+        _ => {}
     }
-}
-
-/// Whether a relation is temporary; InvalidOid is none.
-pub(super) fn is_temporary(relation: pg_sys::Oid) -> bool {
-    // SAFETY: catalog look-ups.
-    relation != pg_sys::InvalidOid && unsafe { pg_sys::isAnyTempNamespace(pg_sys::get_rel_namespace(relation)) }
+    if internal {
+        return ptr::null();
+    }
+    if aftermath::judges_parts() && objects::is_ours(&session, class, object) {
+        let description = objects::description(class, object, sub);
+        let refusal = tampering::check_part(&session.who.identity, &aftermath::command(), &description);
+        let report = audit::settle(&session, refusal);
+        if !report.is_null() {
+            return report;
+        }
+    }
+    if dropped { drops::check_reached(&session, class, object, sub) } else { ptr::null() }
 }
 
 #[pg_guard]
@@ -145,12 +171,14 @@ unsafe extern "C-unwind" fn truncate(oid: pg_sys::Oid) -> *const Report {
         return ptr::null();
     }
     let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
-    let Some(relation) = relation::facts(&session, oid).filter(|r| !r.beside_the_point) else { return ptr::null() };
+    let Some(relation) = relation::facts(&session, oid).filter(|r| r.ours || !r.beside_the_point) else {
+        return ptr::null();
+    };
     let identity = &session.who.identity;
     let table = &relation.table;
     let attempt = || Attempt {
         backend: identity.name().map(str::to_owned),
-        command: DestructiveCommand::Truncate.as_str().to_owned(),
+        command: TRUNCATE.name.to_owned(),
         table: Some(table.name.clone()),
         ..Attempt::default()
     };
@@ -161,14 +189,21 @@ unsafe extern "C-unwind" fn truncate(oid: pg_sys::Oid) -> *const Report {
     {
         return ptr::null();
     }
+    if relation.ours {
+        return audit::settle(&session, Refusal::own_table(attempt()));
+    }
+    if table.class.guarded() {
+        glass::note_write(&session, TRUNCATE.name, &table.name);
+    }
     let refusal = match (identity.trust(), &table.class) {
         // pg_restore with several jobs empties each table before it loads it, when the policy may be there already.
         (Some(Trust::Proven), TableClass::Tenant(_)) if table.guard == GuardState::Unrestored => None,
         (Some(Trust::Proven), TableClass::Tenant(_)) => reaches_others(&session, attempt),
         _ => {
             let description = format!("table \"{}\"", table.name.name);
-            let target = Target { description, table: Some((table.name.clone(), table.class.clone())) };
-            command::check_destructive(identity, DestructiveCommand::Truncate, &target, &session.who.login_role)
+            let table = Some((table.name.clone(), table.class.clone()));
+            let target = Target { description, table, temporary: false };
+            command::check_destructive(identity, TRUNCATE, Some(&target), &session.who.login_role)
         }
     };
     refusal.map_or(ptr::null(), |r| audit::settle(&session, r))
@@ -190,7 +225,7 @@ fn reaches_others(session: &Session, attempt: impl FnOnce() -> Attempt) -> Optio
         Some(freeze) => Refusal::tenant_frozen(attempt, &freeze.reason),
         None => Refusal::truncate_reaches(attempt),
     };
-    if taken && session.policy.set.verdict(&refusal) == Verdict::Refuse {
+    if taken && audit::stops(session, &refusal) {
         tenants::let_go_of_all();
     }
     Some(refusal)

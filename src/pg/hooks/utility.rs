@@ -1,17 +1,15 @@
-//! ProcessUtility: DROP, while the objects still have the names that the user gave. What a DROP reaches by CASCADE, and
-//! TRUNCATE, come through object_access.
+//! ProcessUtility: commands, before they run (commands.rs, drops.rs), and what they have left behind (aftermath.rs). What they
+//! reach by CASCADE, and TRUNCATE, come through object_access.
 
 use std::ffi::c_char;
-use std::ptr;
 
 use once_cell::sync::OnceCell;
 use pgrx::{pg_guard, pg_sys};
 
-use super::{executor, object_access};
-use crate::pg::report::{self, Report};
-use crate::pg::session::{self, Session};
-use crate::pg::{compat, statement};
-use crate::policy::backend::Trust;
+use super::{aftermath, commands, drops, executor, object_access};
+use crate::pg::report;
+use crate::pg::{compat, glass, session, statement};
+use crate::policy::glass::End;
 
 static NEXT: OnceCell<pg_sys::ProcessUtility_hook_type> = OnceCell::new();
 
@@ -39,9 +37,14 @@ unsafe extern "C-unwind" fn process_utility(
     unsafe {
         executor::not_explained();
         let statement = (*pstmt).utilityStmt;
+        let of_client = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
+        let part = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND;
+        let around = aftermath::begins(compat::CreateCommandTag(statement), of_client);
         match (*statement).type_ {
-            pg_sys::NodeTag::T_DropStmt if !session::inert() => report::raise(check_drop(statement.cast())),
+            pg_sys::NodeTag::T_DropStmt if !session::inert() => report::raise(drops::check_named(statement.cast())),
             pg_sys::NodeTag::T_TruncateStmt => object_access::truncate_begins(),
+            pg_sys::NodeTag::T_DiscardStmt if glass::may_be_broken() && discards_all(statement.cast()) => discard(),
+            _ if commands::concerns(statement, part) && !session::inert() => report::raise(commands::check(statement)),
             _ => {}
         }
         statement::begin();
@@ -62,87 +65,24 @@ unsafe extern "C-unwind" fn process_utility(
             ),
         }
         statement::leave(outer);
+        // The statement may be gone by now; what it did is known.
+        if aftermath::has_notes() && !session::inert() {
+            report::raise(aftermath::check());
+        }
+        aftermath::ends(around);
     }
 }
 
+/// A plain frame.
+unsafe fn discards_all(statement: *const pg_sys::DiscardStmt) -> bool {
+    // SAFETY: a parsed DISCARD.
+    unsafe { (*statement).target == pg_sys::DiscardMode::DISCARD_ALL }
+}
+
+/// DISCARD ALL leaves nothing of a session's state to whoever gets its connection next.
 #[pg_guard]
-unsafe extern "C-unwind" fn check_drop(statement: *const pg_sys::DropStmt) -> *const Report {
-    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
-    if session.who.identity.trust() == Some(Trust::Proven) {
-        return ptr::null();
+unsafe extern "C-unwind" fn discard() {
+    if let Some(session) = session::load() {
+        glass::end(&session, End::Discarded);
     }
-    // SAFETY: a parsed DROP.
-    if let Some(kinds) = relation_kinds(unsafe { (*statement).removeType }) {
-        // SAFETY: as above.
-        return unsafe { check_drop_relations(&session, (*statement).objects, kinds) };
-    }
-    // SAFETY: the statement is a parsed DROP; its objects are names in the form that get_object_address takes. What is
-    // missing gives an invalid address, and Postgres's own error or notice follows; a relation comes open and is closed.
-    let addresses = unsafe {
-        let objects = (*statement).objects;
-        (0..compat::list_length(objects)).map(move |n| {
-            let mut relation = ptr::null_mut();
-            let address = pg_sys::get_object_address(
-                (*statement).removeType,
-                compat::list_nth(objects, n).cast(),
-                &mut relation,
-                pg_sys::AccessShareLock as pg_sys::LOCKMODE,
-                true,
-            );
-            let mut of = pg_sys::InvalidOid;
-            if !relation.is_null() {
-                of = (*relation).rd_id;
-                pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
-            }
-            (address, of)
-        })
-    };
-    for (address, of) in addresses {
-        if address.objectId == pg_sys::InvalidOid || object_access::is_temporary(of) {
-            continue;
-        }
-        let report = object_access::check_drop(&session, &address);
-        if !report.is_null() {
-            return report;
-        }
-    }
-    ptr::null()
-}
-
-/// What `DROP TABLE` and its kin drop, by relkind; none for what isn't a relation.
-fn relation_kinds(object: pg_sys::ObjectType::Type) -> Option<&'static [u8]> {
-    use pg_sys::ObjectType::*;
-    Some(match object {
-        OBJECT_TABLE => &[pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE],
-        OBJECT_INDEX => &[pg_sys::RELKIND_INDEX, pg_sys::RELKIND_PARTITIONED_INDEX],
-        OBJECT_SEQUENCE => &[pg_sys::RELKIND_SEQUENCE],
-        OBJECT_VIEW => &[pg_sys::RELKIND_VIEW],
-        OBJECT_MATVIEW => &[pg_sys::RELKIND_MATVIEW],
-        OBJECT_FOREIGN_TABLE => &[pg_sys::RELKIND_FOREIGN_TABLE],
-        _ => return None,
-    })
-}
-
-/// For relations: looked up without a lock, as RemoveRelations does first; what is missing or of another kind is left to
-/// Postgres's own error.
-unsafe fn check_drop_relations(session: &Session, names: *mut pg_sys::List, kinds: &[u8]) -> *const Report {
-    // SAFETY: names of a parsed DROP, each a list of strings.
-    for n in 0..unsafe { compat::list_length(names) } {
-        // SAFETY: as above; a missing relation, also one in a missing schema, gives InvalidOid.
-        let (relation, kind) = unsafe {
-            let name = pg_sys::makeRangeVarFromNameList(compat::list_nth(names, n).cast());
-            let missing_ok = pg_sys::RVROption::RVR_MISSING_OK;
-            let relation = pg_sys::RangeVarGetRelidExtended(name, 0, missing_ok, None, ptr::null_mut());
-            (relation, pg_sys::get_rel_relkind(relation) as u8)
-        };
-        if relation == pg_sys::InvalidOid || !kinds.contains(&kind) || object_access::is_temporary(relation) {
-            continue;
-        }
-        let address = pg_sys::ObjectAddress { classId: pg_sys::RelationRelationId, objectId: relation, objectSubId: 0 };
-        let report = object_access::check_drop(session, &address);
-        if !report.is_null() {
-            return report;
-        }
-    }
-    ptr::null()
 }

@@ -11,9 +11,14 @@ impl Refusal {
     }
 
     /// `destructive_command`. `object` is worded as Postgres words it, for example `table public.agents`.
-    pub fn destructive_command(attempt: Attempt, object: &str) -> Refusal {
-        let backend = name(&attempt.backend);
-        let message = format!("backend \"{backend}\" may not {} {object}", attempt.command);
+    pub fn destructive_command(attempt: Attempt, object: Option<&str>) -> Refusal {
+        let (backend, command) = (name(&attempt.backend), &attempt.command);
+        let what = match object {
+            Some(object) if matches!(command.as_str(), "DROP" | "TRUNCATE") => format!("{command} {object}"),
+            Some(object) => format!("run {command} on {object}"),
+            None => format!("run {command}"),
+        };
+        let message = format!("backend \"{backend}\" may not {what}");
         let hint = "Have a database administrator run it through a role of a proven backend.".to_owned();
         Refusal::new(Rule::DestructiveCommand, attempt, message, "", hint)
     }

@@ -32,4 +32,38 @@ impl Refusal {
         };
         Refusal::new(Rule::GuardTampering, attempt, message, "", hint)
     }
+
+    /// `guard_tampering`: a command that would leave the table worse guarded than it found it.
+    pub fn damaged_guard(attempt: Attempt, after: GuardState) -> Refusal {
+        let message = format!("{} would damage the guard of table \"{}\"", attempt.command, table(&attempt));
+        let reason = format!("Afterwards the guard of the table {}.", after.predicate());
+        let hint = format!(
+            "Take the table out of the guard first: SELECT holdfast.unguard_table({}); or run it in break-glass: {BREAK_GLASS}",
+            table_literal(&attempt)
+        );
+        Refusal::new(Rule::GuardTampering, attempt, message, &reason, hint)
+    }
+
+    /// `guard_tampering`: a command that would change a part of the extension. `object` is worded as Postgres words it.
+    pub fn part_of_guard(attempt: Attempt, object: &str) -> Refusal {
+        let message = format!("{} would change {object}, which is part of the guard", attempt.command);
+        let hint = format!("An operator runs it in break-glass: {BREAK_GLASS}");
+        Refusal::new(Rule::GuardTampering, attempt, message, "", hint)
+    }
+
+    /// `guard_tampering`: a command that would add something to the extension's schema.
+    pub fn newcomer(attempt: Attempt, object: &str) -> Refusal {
+        let message = format!("{} would put {object} into the schema of the guard", attempt.command);
+        let hint = "Name another schema, one of the application.".to_owned();
+        Refusal::new(Rule::GuardTampering, attempt, message, "", hint)
+    }
+
+    /// `guard_tampering`: a table of the extension, written by hand.
+    pub fn own_table(attempt: Attempt) -> Refusal {
+        let message = format!("table \"{}\" is written by the functions of its schema only", table(&attempt));
+        let hint = format!("Call the function that does what you want, or run it in break-glass: {BREAK_GLASS}");
+        Refusal::new(Rule::GuardTampering, attempt, message, "", hint)
+    }
 }
+
+const BREAK_GLASS: &str = "SELECT holdfast.break_glass('...');";

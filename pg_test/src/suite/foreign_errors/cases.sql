@@ -42,11 +42,17 @@ CREATE DATABASE mine;
 \echo == permission denied to set
 SET log_min_messages = debug1;
 \echo == permission denied to read a file
+\if :proven
 COPY orders FROM '/etc/passwd';
+\endif
 \echo == not the owner
+\if :proven
 ALTER TABLE orders ADD COLUMN more int;
+\endif
 \echo == not the owner of what a trigger is put on
+\if :proven
 CREATE RULE nothing AS ON INSERT TO orders DO INSTEAD NOTHING;
+\endif
 
 \echo == unique violation
 INSERT INTO orders (tenant, id) VALUES (:tenant, 1);
@@ -213,7 +219,9 @@ COPY logged (value, tenant) FROM STDIN (FORMAT csv);
 \echo == COPY of a missing reference
 \copy lines (tenant, order_id) FROM PROGRAM 'echo "$TENANT,1"; echo "$TENANT,99"' (FORMAT csv)
 \echo == COPY with a missing column
+\if :proven
 COPY logged FROM PROGRAM 'true';
+\endif
 \echo == COPY of an unknown column
 COPY orders (nothing) TO STDOUT;
 \echo == COPY with a wrong option
@@ -310,7 +318,9 @@ SET lock_timeout = 20;
 \! psql -X -q -U postgres -d $SHOP -c "BEGIN" -c "LOCK TABLE held" -c "SELECT pg_sleep(0)" -c "PREPARE TRANSACTION 'holder'"
 INSERT INTO held VALUES (:tenant, 2);
 UPDATE held SET value = 2 WHERE tenant = :tenant;
+\if :proven
 LOCK TABLE held IN SHARE MODE NOWAIT;
+\endif
 \! psql -X -q -U postgres -d $SHOP -c "ROLLBACK PREPARED 'holder'"
 RESET lock_timeout;
 \echo == locked row
@@ -352,7 +362,9 @@ DROP INDEX nothing;
 DROP VIEW nowhere;
 DROP EXTENSION nothing;
 DROP ROLE nobody;
+\if :proven
 DROP OWNED BY nobody;
+\endif
 DROP DATABASE nothing;
 DROP OPERATOR CLASS nothing USING btree;
 DROP OPERATOR FAMILY nothing USING hash;

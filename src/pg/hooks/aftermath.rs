@@ -1,0 +1,135 @@
+//! What a command has left behind. While it runs, object_access notes the tables whose guards it touches and the objects
+//! that it makes; when it has ended, their state tells whether it damaged the guard, by whatever way that was reached.
+
+use std::cell::{Cell, RefCell};
+use std::ptr;
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::objects;
+use crate::pg::report::Report;
+use crate::pg::session::{self, Session};
+use crate::pg::{audit, relation};
+use crate::policy::surface::GuardState;
+use crate::policy::tampering::{self, Change};
+
+struct Notes {
+    /// Tables, with their guards' states before the command.
+    tables: Vec<(pg_sys::Oid, GuardState)>,
+    /// Objects by catalog and number.
+    objects: Vec<(pg_sys::Oid, pg_sys::Oid)>,
+}
+
+thread_local! {
+    static NOTES: RefCell<Notes> = const { RefCell::new(Notes { tables: Vec::new(), objects: Vec::new() }) };
+    static RUNNING: Cell<Running> = const { Cell::new(Running { tag: pg_sys::CommandTag::CMDTAG_UNKNOWN, judged: false }) };
+}
+
+/// A command under way.
+#[derive(Clone, Copy)]
+pub(super) struct Running {
+    tag: pg_sys::CommandTag::Type,
+    /// Whether it was judged as a whole for changing the guard, so that its parts needn't be.
+    judged: bool,
+}
+
+/// A command begins; the one around it, for [`ends`]. An error on the way leaves this command's notes, which the next
+/// statement of the client forgets.
+pub(super) fn begins(tag: pg_sys::CommandTag::Type, of_client: bool) -> Running {
+    if of_client && has_notes() {
+        NOTES.with(|notes| {
+            let mut notes = notes.borrow_mut();
+            notes.tables.clear();
+            notes.objects.clear();
+        });
+    }
+    RUNNING.replace(Running { tag, judged: false })
+}
+
+/// A command has ended.
+pub(super) fn ends(outer: Running) {
+    RUNNING.set(outer);
+}
+
+/// The command under way, as refusals and events name it.
+pub(super) fn command() -> String {
+    // SAFETY: gives a constant string for every tag.
+    unsafe { session::text(pg_sys::GetCommandTagName(RUNNING.get().tag)) }
+}
+
+/// The command under way was judged for what it does to the guard.
+pub(super) fn is_judged() {
+    RUNNING.set(Running { judged: true, ..RUNNING.get() });
+}
+
+/// Whether each part of the guard that the command under way changes is to be judged. VACUUM FULL and the like change none,
+/// though Postgres says so.
+pub(super) fn judges_parts() -> bool {
+    use pg_sys::CommandTag::{CMDTAG_CLUSTER, CMDTAG_REINDEX, CMDTAG_VACUUM};
+    let running = RUNNING.get();
+    !running.judged && !matches!(running.tag, CMDTAG_CLUSTER | CMDTAG_REINDEX | CMDTAG_VACUUM)
+}
+
+/// Whether there is anything to check when the command has ended.
+pub(super) fn has_notes() -> bool {
+    NOTES.with(|notes| {
+        let notes = notes.borrow();
+        !notes.tables.is_empty() || !notes.objects.is_empty()
+    })
+}
+
+/// Notes that the command touches a table in a way that its guard may not survive.
+pub(super) fn note_table(session: &Session, table: pg_sys::Oid) {
+    if NOTES.with(|notes| notes.borrow().tables.iter().any(|(known, _)| *known == table)) {
+        return;
+    }
+    let Some(relation) = relation::facts(session, table).filter(|r| r.table.class.guarded()) else { return };
+    NOTES.with(|notes| notes.borrow_mut().tables.push((table, relation.table.guard)));
+}
+
+/// Notes an object that the command makes or moves: only afterwards can it be seen where it is.
+pub(super) fn note_object(class: pg_sys::Oid, object: pg_sys::Oid) {
+    NOTES.with(|notes| notes.borrow_mut().objects.push((class, object)));
+}
+
+/// `guard_tampering` for what was noted.
+#[pg_guard]
+pub(super) unsafe extern "C-unwind" fn check() -> *const Report {
+    let (tables, made) = NOTES.with(|notes| {
+        let mut notes = notes.borrow_mut();
+        (std::mem::take(&mut notes.tables), std::mem::take(&mut notes.objects))
+    });
+    // SAFETY: has no precondition.
+    if !unsafe { pg_sys::IsTransactionState() } {
+        return ptr::null();
+    }
+    // SAFETY: between two commands of a transaction; makes what the last one did visible to look-ups.
+    unsafe { pg_sys::CommandCounterIncrement() };
+    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    for (table, before) in tables {
+        // Dropped, or out of the guard.
+        let Some(relation) = relation::facts(&session, table).filter(|r| r.table.class.guarded()) else { continue };
+        let change = Change { table: &relation.table.name, before, after: relation.table.guard };
+        let report = tampering::check_change(&session.who.identity, &command(), &change)
+            .map_or(ptr::null(), |r| audit::settle(&session, r));
+        if !report.is_null() {
+            return report;
+        }
+    }
+    if !judges_parts() {
+        return ptr::null();
+    }
+    for (class, object) in made {
+        // A table's type goes with the table.
+        let beside = class == pg_sys::TypeRelationId && objects::table_of(class, object) != pg_sys::InvalidOid;
+        if !beside && objects::is_ours(&session, class, object) {
+            let description = objects::description(class, object, 0);
+            let refusal = tampering::check_newcomer(&session.who.identity, &command(), &description);
+            let report = audit::settle(&session, refusal);
+            if !report.is_null() {
+                return report;
+            }
+        }
+    }
+    ptr::null()
+}
