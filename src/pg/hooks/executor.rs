@@ -11,7 +11,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
-use crate::pg::{audit, cascade, compat, plan, relation, statement};
+use crate::pg::{audit, cascade, compat, plan, relation, settings, statement};
 use crate::policy::command;
 use crate::policy::surface::{self, TableWrite, WriteCommand};
 
@@ -47,6 +47,9 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags
     unsafe {
         let only_explained = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
         ONLY_EXPLAINED.set(only_explained);
+        if settings::may_need_holding() && !session::inert() {
+            settings::hold();
+        }
         statement::begin();
         match NEXT_START.get() {
             Some(Some(next)) => next(query, eflags),

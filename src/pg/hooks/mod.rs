@@ -5,6 +5,7 @@
 
 mod executor;
 mod object_access;
+mod settings;
 mod utility;
 
 /// Puts our hooks in front of whatever is there. Called once, from `_PG_init`.
@@ -12,4 +13,5 @@ pub fn install() {
     executor::install();
     utility::install();
     object_access::install();
+    settings::install();
 }

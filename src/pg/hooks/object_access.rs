@@ -10,7 +10,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
-use crate::pg::{audit, compat, relation, tenants, trigger};
+use crate::pg::{audit, compat, relation, settings, tenants, trigger};
 use crate::policy::backend::Trust;
 use crate::policy::command::{self, DestructiveCommand, Target};
 use crate::policy::rules::{Attempt, Refusal};
@@ -46,9 +46,17 @@ unsafe extern "C-unwind" fn object_access(
     sub: c_int,
     arg: *mut c_void,
 ) {
-    use pg_sys::ObjectAccessType::{OAT_DROP, OAT_TRUNCATE};
+    use pg_sys::ObjectAccessType::{OAT_DROP, OAT_FUNCTION_EXECUTE, OAT_TRUNCATE};
     // SAFETY: the argument of OAT_DROP is an ObjectAccessDrop or null; everything is forwarded as Postgres gave it.
     unsafe {
+        // A function that the protocol calls by itself is a statement that no other hook hears of.
+        if access == OAT_FUNCTION_EXECUTE
+            && pg_sys::ActivePortal.is_null()
+            && settings::may_need_holding()
+            && !session::inert()
+        {
+            settings::hold();
+        }
         if matches!(access, OAT_DROP | OAT_TRUNCATE) && !session::inert() {
             report::raise(match access {
                 OAT_TRUNCATE => truncate(object),

@@ -10,7 +10,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::{executor, object_access};
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
-use crate::pg::{compat, statement};
+use crate::pg::{compat, settings, statement};
 use crate::policy::backend::Trust;
 
 static NEXT: OnceCell<pg_sys::ProcessUtility_hook_type> = OnceCell::new();
@@ -38,6 +38,9 @@ unsafe extern "C-unwind" fn process_utility(
     // gave.
     unsafe {
         executor::not_explained();
+        if settings::may_need_holding() && !session::inert() {
+            settings::hold();
+        }
         let statement = (*pstmt).utilityStmt;
         match (*statement).type_ {
             pg_sys::NodeTag::T_DropStmt if !session::inert() => report::raise(check_drop(statement.cast())),
