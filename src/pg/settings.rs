@@ -141,7 +141,11 @@ impl Entry {
 
 /// Whether a setting may be beyond a bound, or be held within one: a few loads, for sessions of which that is known.
 pub fn may_need_holding() -> bool {
-    OWN.with(|own| own.get().iter().any(Option::is_some)) || session::may_cap_times() || any_loosened()
+    is_held() || session::may_cap_times() || any_loosened()
+}
+
+fn is_held() -> bool {
+    OWN.with(|own| own.get().iter().any(Option::is_some))
 }
 
 fn any_loosened() -> bool {
@@ -160,8 +164,11 @@ pub extern "C-unwind" fn hold() {
         return;
     }
     let (Some(session), Some(entries)) = (session::current(), ENTRIES.get()) else { return };
-    let backend = session.who.identity.name();
-    let mode = session.policy.set.modes.of(backend, Rule::ForbiddenSetting);
+    let identity = &session.who.identity;
+    if !identity.is_bound_by_every_rule() && !is_held() {
+        return;
+    }
+    let mode = session.policy.set.modes.of(identity.name(), Rule::ForbiddenSetting);
     // SAFETY: a plain read.
     let before = unsafe { pg_sys::StatementTimeout };
     for (place, entry) in entries.iter().enumerate() {
@@ -203,8 +210,7 @@ fn hold_one(session: &Session, mode: Mode, place: usize, entry: Entry) {
 /// Records what the client asked for when it connected. It is too late to refuse it.
 fn tell_once(session: &Session, place: usize, entry: Entry, bound: Bound, value: c_int) {
     let mut told = TOLD.with(Cell::get);
-    // SAFETY: has no precondition.
-    if told[place] || unsafe { pg_sys::RecoveryInProgress() } {
+    if told[place] {
         return;
     }
     told[place] = true;

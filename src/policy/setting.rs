@@ -1,6 +1,5 @@
 //! Settings that an unproven backend may not loosen.
 
-use super::backend::Trust;
 use super::identity::Identity;
 use super::limits::Limits;
 use super::rules::{Attempt, Refusal};
@@ -52,7 +51,7 @@ impl Setting {
 
     /// Within which bound a session may set it; none = as it likes.
     pub fn bound(self, identity: &Identity, limits: &Limits) -> Option<Bound> {
-        if identity.trust().is_none_or(|trust| trust == Trust::Proven) {
+        if !identity.is_bound_by_every_rule() {
             return None;
         }
         match self {
@@ -128,7 +127,7 @@ pub fn forbidden(identity: &Identity, setting: Setting, bound: Bound, value: &st
 
 #[cfg(test)]
 mod tests {
-    use super::super::backend::Backend;
+    use super::super::backend::{Backend, Trust};
     use super::super::identity::Source;
     use super::super::rules::Rule;
     use super::*;

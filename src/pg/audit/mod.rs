@@ -12,6 +12,8 @@ use std::ptr;
 
 use pgrx::pg_sys;
 
+use queue::NotStored;
+
 use super::gucs::{self, AuditQuery};
 use super::report::Report;
 use super::session::{self, Session};
@@ -57,7 +59,11 @@ fn record(refusal: &Refusal, outcome: Outcome) {
         pgrx::log!("holdfast: an event of rule {} does not fit the queue and is lost", refusal.rule);
         return;
     };
+    // SAFETY: has no precondition.
+    let standby = unsafe { pg_sys::RecoveryInProgress() };
     let stored = match outcome {
+        // Nobody commits here: the worker waits for the end of recovery, which may be years away.
+        _ if standby => Err(NotStored::Standby),
         Outcome::Refused => queue::put_and_wait(&bytes, gucs::audit_timeout()),
         Outcome::Observed => queue::put(&bytes, coalescing_key(refusal)),
     };

@@ -253,7 +253,7 @@ unsafe extern "C-unwind" fn check_plan(
 ) -> *const Report {
     // Who asks comes first: it costs less than to walk the plan.
     let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
-    if !command::needs_conditions(&session.who.identity) {
+    if !session.who.identity.is_bound_by_every_rule() {
         return ptr::null();
     }
     // SAFETY: the executor has been started for this plan with these parameters.
