@@ -4,7 +4,7 @@
 //! error into a Rust panic. They may only be called from *plain frames*: functions that hold nothing but `Copy` values, so
 //! that Postgres's longjmp over them skips no destructor. From anywhere else they are called through [`guarded`].
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 
 use pgrx::pg_sys;
 
@@ -81,6 +81,8 @@ unsafe extern "C-unwind" {
     /// utils/timeout.h.
     pub fn enable_timeout_every(id: c_int, first: pg_sys::TimestampTz, every_ms: c_int);
     /// utils/timeout.h.
+    pub fn enable_timeout_after(id: c_int, delay_ms: c_int);
+    /// utils/timeout.h.
     pub fn disable_timeout(id: c_int, keep_indicator: bool);
     /// storage/proc.h.
     pub fn CheckDeadLockAlert();
@@ -123,6 +125,33 @@ pub unsafe fn guarded<R: Copy>(call: impl FnOnce() -> R) -> R {
 
 /// `USER_TIMEOUT` of utils/timeout.h: the first id that `RegisterTimeout` gives to extensions.
 pub const USER_TIMEOUT: c_int = if cfg!(any(feature = "pg15", feature = "pg16")) { 12 } else { 13 };
+
+/// `STATEMENT_TIMEOUT` of utils/timeout.h.
+pub const STATEMENT_TIMEOUT: c_int = 3;
+
+/// A setting's entry in the server's table, null if there is no such setting.
+///
+/// # Safety
+/// The server has built its table.
+#[cfg(feature = "pg15")]
+pub unsafe fn find_setting(name: &CStr) -> *mut pg_sys::config_generic {
+    // SAFETY: the table has as many entries as the function says, each with a name.
+    unsafe {
+        let table = pg_sys::get_guc_variables();
+        let mut entries = (0..pg_sys::GetNumConfigOptions()).map(|n| *table.offset(n as isize));
+        entries.find(|entry| CStr::from_ptr((**entry).name) == name).unwrap_or(std::ptr::null_mut())
+    }
+}
+
+/// A setting's entry in the server's table, null if there is no such setting.
+///
+/// # Safety
+/// The server has built its table.
+#[cfg(not(feature = "pg15"))]
+pub unsafe fn find_setting(name: &CStr) -> *mut pg_sys::config_generic {
+    // SAFETY: with skip_errors what is missing gives null.
+    unsafe { pg_sys::find_option(name.as_ptr(), false, true, 0) }
+}
 
 /// The privilege to TRUNCATE; privileges are wider from version 16 on.
 #[allow(clippy::unnecessary_cast, reason = "necessary from version 16 on")]

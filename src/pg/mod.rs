@@ -15,6 +15,7 @@
 //! | [`subtransaction`] | work that may fail without failing the transaction |
 //! | [`locks`] | tenant locks |
 //! | [`session`] | who this session is; the policy in force |
+//! | [`settings`] | keeps settings within their bounds |
 //! | [`relation`] | whose rows a table holds |
 //! | [`plan`] | what a plan tree says |
 //! | [`scan`] | reads tables without SPI |
@@ -49,6 +50,7 @@ pub mod report;
 pub mod row_count;
 pub mod scan;
 pub mod session;
+pub mod settings;
 pub mod statement;
 pub mod subtransaction;
 pub mod tenants;

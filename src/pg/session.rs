@@ -117,6 +117,11 @@ pub fn inert() -> bool {
     outside || known_absent() || !gucs::enabled() || STATE.with(|s| s.worker.get() || s.operating.get())
 }
 
+/// Whether the policy caps times, as far as is known without reading it.
+pub fn may_cap_times() -> bool {
+    STATE.with(|s| s.policy.borrow().as_ref().is_none_or(|policy| policy.set.caps_times()))
+}
+
 fn known_absent() -> bool {
     STATE.with(|s| matches!(s.presence.get(), Presence::Absent))
 }

@@ -90,15 +90,10 @@ pub fn check_destructive(
     Some(Refusal::destructive_command(attempt(), target.map(|t| t.description.as_str())))
 }
 
-/// Whether `unfiltered_write` binds the session at all, so that its plans must be looked at.
-pub fn needs_conditions(identity: &Identity) -> bool {
-    identity.trust().is_some_and(|trust| trust != Trust::Proven)
-}
-
 /// `unfiltered_write`: whether the session may run an UPDATE or DELETE that no condition limits.
 pub fn check_unfiltered(identity: &Identity, command: &str, table: &TableName, class: &TableClass) -> Option<Refusal> {
     let backend = identity.backend.as_ref()?;
-    if !needs_conditions(identity) || matches!(class, TableClass::Exempt { .. }) {
+    if !identity.is_bound_by_every_rule() || matches!(class, TableClass::Exempt { .. }) {
         return None;
     }
     let attempt = Attempt {

@@ -123,6 +123,11 @@ impl Identity {
         self.backend.as_ref().map(|b| b.name.as_str())
     }
 
+    /// Whether every rule binds the session: it belongs to a backend that isn't proven.
+    pub fn is_bound_by_every_rule(&self) -> bool {
+        self.trust().is_some_and(|trust| trust != Trust::Proven)
+    }
+
     /// The backend's trust, if there is one.
     pub fn trust(&self) -> Option<Trust> {
         self.backend.as_ref().map(|b| b.trust)

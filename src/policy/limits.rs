@@ -36,6 +36,13 @@ impl Limits {
     };
 }
 
+impl Limits {
+    /// Whether the times that a session may set are limited.
+    pub fn caps_times(&self) -> bool {
+        self.statement_timeout.or(self.lock_timeout).or(self.idle_in_transaction_timeout).is_some()
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits::DEFAULT

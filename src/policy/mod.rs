@@ -18,6 +18,7 @@
 //! | [`mode`] | whether a broken rule is ignored, recorded or refused |
 //! | [`rules`] | the name, SQLSTATE and wording of every refusal |
 //! | [`events`] | what is recorded of a refusal |
+//! | [`setting`] | which settings a backend may not loosen |
 //! | [`set`] | all of a database's policy, as one value |
 
 pub mod backend;
@@ -32,6 +33,7 @@ pub mod ownership;
 pub mod rules;
 pub mod schema;
 pub mod set;
+pub mod setting;
 pub mod surface;
 pub mod tampering;
 pub mod tenant;

@@ -62,6 +62,11 @@ impl PolicySet {
         self.limits.iter().find(|(of, _)| of == backend).map_or(&Limits::DEFAULT, |(_, limits)| limits)
     }
 
+    /// Whether the times that a session may set are limited for any backend.
+    pub fn caps_times(&self) -> bool {
+        self.limits.iter().any(|(_, limits)| limits.caps_times())
+    }
+
     /// What was allowed on one table.
     pub fn permissions_on(&self, relation: u32) -> Vec<&Permission> {
         self.permissions.iter().filter(|p| p.relation == relation).collect()

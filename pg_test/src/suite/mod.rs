@@ -53,6 +53,7 @@ mod row_guard;
 mod runner;
 mod savepoints;
 mod scene;
+mod settings;
 mod side_by_side;
 mod snapshots;
 mod surface;
@@ -105,6 +106,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("rooms", rooms::tests()),
         ("row_guard", row_guard::tests()),
         ("savepoints", savepoints::tests()),
+        ("settings", settings::tests()),
         ("snapshots", snapshots::tests()),
         ("surface", surface::tests()),
         ("tamper_commands", tamper_commands::tests()),

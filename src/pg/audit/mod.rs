@@ -12,6 +12,8 @@ use std::ptr;
 
 use pgrx::pg_sys;
 
+use queue::NotStored;
+
 use super::gucs::{self, AuditQuery};
 use super::report::Report;
 use super::session::{self, Session};
@@ -97,7 +99,11 @@ fn store(event: Event, key: Option<u64>) {
         pgrx::log!("holdfast: an event of {what} does not fit the queue and is lost");
         return;
     };
+    // SAFETY: has no precondition.
+    let standby = unsafe { pg_sys::RecoveryInProgress() };
     let stored = match key {
+        // Nobody commits here: the worker waits for the end of recovery, which may be years away.
+        _ if standby => Err(NotStored::Standby),
         None => queue::put_and_wait(&bytes, gucs::audit_timeout()),
         Some(key) => queue::put(&bytes, key),
     };

@@ -85,6 +85,8 @@ pub enum NotStored {
     Full,
     /// It is queued, but no commit came within the time.
     Late,
+    /// The server is a standby.
+    Standby,
     /// The library's shared memory isn't there.
     NoWorker,
 }
@@ -94,6 +96,7 @@ impl fmt::Display for NotStored {
         f.write_str(match self {
             NotStored::Full => "not stored, the queue is full",
             NotStored::Late => "still queued after holdfast.audit_timeout",
+            NotStored::Standby => "not stored, this is a standby",
             NotStored::NoWorker => "not stored, there is no shared memory",
         })
     }

@@ -12,7 +12,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::own_tables;
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
-use crate::pg::{audit, cascade, compat, glass, plan, relation, statement};
+use crate::pg::{audit, cascade, compat, glass, plan, relation, settings, statement};
 use crate::policy::command;
 use crate::policy::surface::{self, TableWrite, WriteCommand};
 
@@ -48,6 +48,9 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags
     unsafe {
         let only_explained = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
         ONLY_EXPLAINED.set(only_explained);
+        if settings::may_need_holding() && !session::inert() {
+            settings::hold();
+        }
         statement::begin();
         match NEXT_START.get() {
             Some(Some(next)) => next(query, eflags),
@@ -265,7 +268,7 @@ unsafe extern "C-unwind" fn check_plan(
 ) -> *const Report {
     // Who asks comes first: it costs less than to walk the plan.
     let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
-    if !command::needs_conditions(&session.who.identity) {
+    if !session.who.identity.is_bound_by_every_rule() {
         return ptr::null();
     }
     // SAFETY: the executor has been started for this plan with these parameters.

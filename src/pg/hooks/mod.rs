@@ -13,6 +13,7 @@ mod object_access;
 mod objects;
 mod own_tables;
 mod prepared;
+mod settings;
 mod utility;
 
 /// Puts our hooks in front of whatever is there. Called once, from `_PG_init`.
@@ -20,4 +21,5 @@ pub fn install() {
     executor::install();
     utility::install();
     object_access::install();
+    settings::install();
 }

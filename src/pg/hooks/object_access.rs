@@ -11,7 +11,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::{aftermath, drops, functions, objects};
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
-use crate::pg::{audit, compat, glass, relation, tenants, trigger};
+use crate::pg::{audit, compat, glass, relation, settings, tenants, trigger};
 use crate::policy::backend::Trust;
 use crate::policy::command::{self, Command, Reach, Target};
 use crate::policy::rules::{Attempt, Refusal};
@@ -52,6 +52,14 @@ unsafe extern "C-unwind" fn object_access(
     use pg_sys::ObjectAccessType::{OAT_DROP, OAT_FUNCTION_EXECUTE, OAT_POST_ALTER, OAT_POST_CREATE, OAT_TRUNCATE};
     // SAFETY: the argument is of the access's own type; everything is forwarded as Postgres gave it.
     unsafe {
+        // A function that the protocol calls by itself is a statement that no other hook hears of.
+        if access == OAT_FUNCTION_EXECUTE
+            && pg_sys::ActivePortal.is_null()
+            && settings::may_need_holding()
+            && !session::inert()
+        {
+            settings::hold();
+        }
         let matters = match access {
             OAT_DROP | OAT_POST_ALTER | OAT_POST_CREATE | OAT_TRUNCATE => true,
             OAT_FUNCTION_EXECUTE => functions::concerns(object),

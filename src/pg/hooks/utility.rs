@@ -8,7 +8,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::{aftermath, commands, drops, executor, object_access};
 use crate::pg::report;
-use crate::pg::{compat, glass, session, statement};
+use crate::pg::{compat, glass, session, settings, statement};
 use crate::policy::glass::End;
 
 static NEXT: OnceCell<pg_sys::ProcessUtility_hook_type> = OnceCell::new();
@@ -36,6 +36,9 @@ unsafe extern "C-unwind" fn process_utility(
     // gave.
     unsafe {
         executor::not_explained();
+        if settings::may_need_holding() && !session::inert() {
+            settings::hold();
+        }
         let statement = (*pstmt).utilityStmt;
         let of_client = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
         let part = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND;

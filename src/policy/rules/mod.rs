@@ -11,6 +11,7 @@ use super::backend::UnknownWord;
 mod commands;
 mod limits;
 mod ownership;
+mod settings;
 mod surface;
 mod tampering;
 
