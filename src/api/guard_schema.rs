@@ -4,8 +4,9 @@ use pgrx::iter::TableIterator;
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, default, name, pg_extern, search_path};
 
-use super::guarding::{guard_as, guard_as_global};
+use super::guarding::{guard_as, guard_as_global, lock_all};
 use super::{facts, fetch, required};
+use crate::pg::locks::TableLock;
 use crate::pg::parents::ParentLink;
 use crate::pg::reading::{self, Row};
 use crate::pg::relation::{self, ColumnProblem};
@@ -46,12 +47,15 @@ fn guard_schema(
     let session = facts();
     let proposals = schema::propose(&tables(&session, schema, column), column, tenant);
     if !dry_run {
-        // Each is looked at with what was classified before it.
-        proposals.iter().filter(|proposal| proposal.action == Action::Guard).for_each(apply);
+        let certain: Vec<&Proposal> = proposals.iter().filter(|p| p.action == Action::Guard).collect();
+        let tables: Vec<Oid> = certain.iter().map(|proposal| Oid::from(proposal.table)).collect();
+        lock_all(&tables, TableLock::ShareRowExclusive);
+        certain.into_iter().for_each(apply);
     }
     TableIterator::new(proposals.into_iter().map(told).collect::<Vec<_>>())
 }
 
+/// Guards a table; the policy is read anew for each, as its parents have just become part of it.
 fn apply(proposal: &Proposal) {
     let relation = Regclass(Oid::from(proposal.table));
     match &proposal.class {

@@ -1,5 +1,6 @@
 //! Guarding: say whose rows a table holds.
 
+use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, default, pg_extern, search_path};
 
 use super::surface::has_surface;
@@ -340,10 +341,15 @@ fn refuse_column(relation: Regclass, column: &str, problem: ColumnProblem) -> ! 
 }
 
 fn lock(relation: Regclass, lock: TableLock) {
-    if locks::lock_table_politely(relation.0, lock, LOCK_ATTEMPTS).is_err() {
+    lock_all(&[relation.0], lock);
+}
+
+/// Locks all of these tables or none, so that nobody waits for one of them while this waits for another.
+pub(super) fn lock_all(relations: &[Oid], lock: TableLock) {
+    if let Err(relation) = locks::lock_tables_politely(relations, lock, LOCK_ATTEMPTS) {
         error(
             PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
-            format!("could not lock table \"{}\"", name(relation)),
+            format!("could not lock table \"{}\"", name(Regclass(relation))),
             "Another transaction kept it locked. Nothing has queued behind this attempt.",
             "Run it again when that transaction has ended; see pg_locks.",
         );

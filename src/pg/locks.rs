@@ -156,34 +156,38 @@ pub enum TableLock {
     AccessExclusive,
 }
 
-/// Locks a table and its partitions for DDL without ever standing in the way: a lock request that queues behind a long
-/// transaction would make everybody else queue behind it. So it asks for a moment, lets go of everything, and asks again.
+/// Locks tables and their partitions for DDL without ever standing in the way: a lock request that queues behind a long
+/// transaction would make everybody else queue behind it. So it asks for a moment, lets go of everything, the tables that
+/// were had included, and asks again.
 ///
 /// # Errors
-/// [`TimedOut`] after `attempts`.
-pub fn lock_table_politely(table: pg_sys::Oid, lock: TableLock, attempts: u32) -> Result<(), TimedOut> {
+/// The table that wasn't had in the last of `attempts`.
+pub fn lock_tables_politely(tables: &[pg_sys::Oid], lock: TableLock, attempts: u32) -> Result<(), pg_sys::Oid> {
     let moment = Patience { milliseconds: 50 };
     let mode = match lock {
         TableLock::ShareRowExclusive => pg_sys::ShareRowExclusiveLock,
         TableLock::AccessExclusive => pg_sys::AccessExclusiveLock,
     } as pg_sys::LOCKMODE;
-    for attempt in 0..attempts {
-        let locked = in_subtransaction(|| {
-            within(moment, || {
-                // SAFETY: takes locks by oid, which needs no more than that; the second call locks what inherits from the
-                // first's table.
-                unsafe {
-                    pg_sys::LockRelationOid(table, mode);
-                    compat::guarded(|| compat::find_all_inheritors(table, mode, std::ptr::null_mut()));
-                }
-            })
-        });
-        if locked.is_ok() {
-            return Ok(());
+    let lock = |table: pg_sys::Oid| {
+        within(moment, || {
+            // SAFETY: takes locks by oid, which needs no more than that; the second call locks what inherits from the first's
+            // table.
+            unsafe {
+                pg_sys::LockRelationOid(table, mode);
+                compat::guarded(|| compat::find_all_inheritors(table, mode, std::ptr::null_mut()));
+            }
+        })
+    };
+    let all = || tables.iter().try_for_each(|table| lock(*table).map_err(|TimedOut| *table));
+    let mut outcome = in_subtransaction(all);
+    for attempt in 1..attempts {
+        if outcome.is_ok() {
+            break;
         }
-        pause(50 << attempt.min(4));
+        pause(50 << (attempt - 1).min(4));
+        outcome = in_subtransaction(all);
     }
-    Err(TimedOut)
+    outcome
 }
 
 /// Sleeps, interruptibly.

@@ -11,6 +11,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test::shared("a_dry_run_tells_and_changes_nothing", dry_run),
         Test::shared("what_is_certain_is_guarded_parents_first", applied),
+        Test::shared("waiting_for_one_table_keeps_no_other", polite),
         Test::shared("a_schema_can_belong_to_one_tenant", one_tenant),
         Test::shared("what_cannot_be_guarded_is_not_proposed", skipped),
         Test::shared("arguments_are_checked", arguments),
@@ -125,6 +126,30 @@ fn applied(cluster: &Cluster) -> Result<()> {
     // The preview knows whose they are.
     let preview = "SELECT path, tenant, rows FROM holdfast.cascade_preview('shop.aa_shipments')";
     same(&lines(&operator.rows(preview)?), &["shop.aa_shipments|10|1"])
+}
+
+fn polite(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "guard_schema")?;
+    let mut operator = scene.operator()?;
+    operator.exec(
+        "CREATE SCHEMA busy; CREATE TABLE busy.a (tenant_id int); CREATE TABLE busy.b (tenant_id int);
+         GRANT ALL ON SCHEMA busy TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA busy TO PUBLIC",
+    )?;
+    let mut holder = scene.legacy()?;
+    holder.exec("BEGIN; INSERT INTO busy.b VALUES (10)")?;
+    let guarding = operator.start("SELECT holdfast.guard_schema('busy', dry_run := false)");
+    // A single attempt keeps a table for a moment only.
+    let mut writer = scene.legacy()?;
+    writer.exec("SET lock_timeout = '2 s'")?;
+    for _ in 0..200 {
+        writer.exec("INSERT INTO busy.a VALUES (10)")?;
+    }
+    holder.exec("COMMIT")?;
+    let (mut operator, outcome) = guarding.finish()?;
+    outcome?;
+    let guards = "SELECT string_agg(guard, ',') FROM holdfast.coverage WHERE relation::text LIKE 'busy.%'";
+    ensure!(operator.one::<String>(guards)? == "enabled,enabled");
+    Ok(())
 }
 
 fn one_tenant(cluster: &Cluster) -> Result<()> {

@@ -151,7 +151,8 @@ impl Generated {
         let taken = self.taken(session, table, predicate);
         session.exec("ROLLBACK")?;
         match taken {
-            Err(error) if Refusal::of(&error).is_some_and(|refusal| refusal.code == "23503") => Ok(None),
+            // RESTRICT has a code of its own from version 18 on.
+            Err(error) if Refusal::of(&error).is_some_and(|r| matches!(r.code.as_str(), "23503" | "23001")) => Ok(None),
             taken => taken.map(Some),
         }
     }
