@@ -8,6 +8,7 @@
 mod attempt;
 mod commands;
 mod copies;
+mod deputies;
 mod elsewhere;
 mod paths;
 mod reach;
@@ -17,6 +18,7 @@ mod stage;
 mod tampering;
 
 use super::Test;
+use crate::cluster::ClusterOptions;
 
 pub fn tests() -> Vec<Test> {
     let tests = vec![
@@ -33,6 +35,14 @@ pub fn tests() -> Vec<Test> {
         )
         .needs_module("postgres_fdw")
         .needs_module("dblink"),
+        Test::shared("maintenance_carries_no_writes", deputies::maintenance_carries_no_writes),
+        Test::own(
+            "autovacuum_carries_no_writes",
+            ClusterOptions::new().set("autovacuum_naptime", "1s"),
+            deputies::autovacuum_carries_no_writes,
+        ),
+        Test::shared("functions_called_by_number_are_judged", deputies::functions_called_by_number_are_judged),
+        Test::shared("an_owner_opens_no_table", deputies::an_owner_opens_no_table),
         Test::shared(
             "writes_that_wait_are_judged_by_the_new_owner",
             elsewhere::writes_that_wait_are_judged_by_the_new_owner,
