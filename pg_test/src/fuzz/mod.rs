@@ -20,7 +20,7 @@ use crate::setup::Postgres;
 use crate::suite::platform::Platform;
 use crate::ui::{Step as Progress, Ui};
 use oracle::Oracle;
-use statements::{Statements, Step};
+use statements::{Episode, Statements, Step};
 
 const EXTRAS: &str = include_str!("extras.sql");
 
@@ -109,10 +109,15 @@ fn play(postgres: &Postgres, seed: u64, tally: &mut Tally, progress: &Progress) 
     let mut player = Player { session: login(&platform, &platform.rebuilt)?, tally };
     let mut statements = Statements::new(seed);
     for episode in 0..EPISODES {
-        let steps = statements.episode();
+        let Episode { steps, tolerant } = statements.episode();
         let mut told = String::new();
         for step in &steps {
-            player.take(&platform, step, &mut told)?;
+            // Outside of a transaction it fails, which does nothing.
+            let savepoint = tolerant && player.session.batch_execute("SAVEPOINT each").is_ok();
+            let succeeded = player.take(&platform, step, &mut told)?;
+            if savepoint && !succeeded {
+                let _ = player.session.batch_execute("ROLLBACK TO each");
+            }
         }
         // An episode that failed half-way leaves its transaction open.
         player.session.exec("ROLLBACK").or_else(|_| player.reconnect(&platform))?;
@@ -153,8 +158,8 @@ impl Player<'_> {
         Ok(())
     }
 
-    /// Sends a step, and writes down what came of it.
-    fn take(&mut self, platform: &Platform, step: &Step, told: &mut String) -> Result<()> {
+    /// Sends a step, and writes down what came of it; whether it succeeded.
+    fn take(&mut self, platform: &Platform, step: &Step, told: &mut String) -> Result<bool> {
         if self.session.is_closed() {
             self.reconnect(platform)?;
         }
@@ -162,7 +167,7 @@ impl Player<'_> {
             Step::Reconnect => {
                 self.reconnect(platform)?;
                 told.push_str("-- reconnect\n");
-                return Ok(());
+                return Ok(true);
             }
             Step::Run(sql) => (sql.clone(), self.session.batch_execute(sql)),
             Step::Prepared(sql, times) => (format!("{sql} -- prepared, {times} times"), self.prepared(sql, *times)),
@@ -171,6 +176,7 @@ impl Player<'_> {
         // What the step may have reset or changed.
         let _ = self.session.batch_execute(PATIENCE);
         self.tally.statements += 1;
+        let succeeded = outcome.is_ok();
         let said = match outcome {
             Ok(()) => {
                 self.tally.passed += 1;
@@ -193,7 +199,7 @@ impl Player<'_> {
         };
         // Writing to a String can't fail.
         let _ = writeln!(told, "{sql}; -- {said}");
-        Ok(())
+        Ok(succeeded)
     }
 
     fn prepared(&mut self, sql: &str, times: u32) -> Result<(), postgres::Error> {
@@ -228,6 +234,6 @@ fn sound(cluster: &Cluster) -> Result<()> {
 
 /// Internal errors that Postgres raises by itself.
 fn known(line: &str) -> bool {
-    const KNOWN: [&str; 1] = ["tuple concurrently updated"];
+    const KNOWN: [&str; 2] = ["tuple concurrently updated", "failed to find conversion function from unknown to"];
     KNOWN.iter().any(|known| line.contains(known))
 }

@@ -59,7 +59,8 @@ impl Oracle {
                 these.iter().filter(|row| !those.contains(row)).take(5).cloned().collect()
             };
             let (gone, come) = (only_in(&piece.before, &after), only_in(&after, &piece.before));
-            changes.push(format!("{}: gone {gone:?}, come {come:?}", piece.name));
+            let (rows, now) = (piece.before.len(), after.len());
+            changes.push(format!("{}: {rows} rows, now {now}; gone {gone:?}, come {come:?}", piece.name));
         }
         Ok(changes)
     }

@@ -12,7 +12,7 @@ by_smallint|SELECT t::text FROM by_smallint t
 by_varchar|SELECT t::text FROM by_varchar t
 by_domain|SELECT t::text FROM by_domain t
 invoices|SELECT t::text FROM "Billing Dept"."Invoice ""2""" t WHERE "Tenant Id" IS DISTINCT FROM 20
-log|SELECT t::text FROM log t WHERE tenant_id IS DISTINCT FROM 20 OR line = 'line'
+log|SELECT t::text FROM log t WHERE tenant_id IS DISTINCT FROM 20 UNION ALL SELECT DISTINCT t::text FROM log t WHERE tenant_id = 20 AND line = 'line'
 assets|SELECT t::text FROM ONLY assets t WHERE tenant_id IS DISTINCT FROM 20
 vehicles|SELECT t::text FROM vehicles t WHERE tenant_id IS DISTINCT FROM 20
 plans|SELECT t::text FROM plans t
