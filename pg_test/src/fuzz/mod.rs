@@ -1,5 +1,6 @@
 //! A fuzzer: the rebuilt login runs whatever a seed makes of it, against a server in enforce mode, and after every statement
-//! nothing outside of what the policy allows may have changed.
+//! nothing outside of what the policy allows may have changed, and legacy must get on with its work. In rounds with an odd seed
+//! the login is also a member of the role that owns the tables.
 //!
 //! A round has a database and a seed of its own, which is what to repeat it with.
 
@@ -23,6 +24,8 @@ use oracle::Oracle;
 use statements::{Episode, Statements, Step};
 
 const EXTRAS: &str = include_str!("extras.sql");
+const OWNER: &str = include_str!("owner.sql");
+const WITNESS: &str = include_str!("witness.sql");
 
 /// How long a round takes: long enough for sessions to grow old, short enough to be repeated.
 const EPISODES: u32 = 400;
@@ -105,7 +108,12 @@ fn play(postgres: &Postgres, seed: u64, tally: &mut Tally, progress: &Progress) 
         role = platform.rebuilt,
         name = platform.database.name,
     ))?;
+    if seed % 2 == 1 {
+        let owner = platform.database.role("owner")?;
+        dba.exec(&OWNER.replace("{owner}", &owner).replace("{rebuilt}", &platform.rebuilt))?;
+    }
     let mut oracle = Oracle::new(dba)?;
+    let mut witness = login(&platform, &platform.legacy)?;
     let mut player = Player { session: login(&platform, &platform.rebuilt)?, tally };
     let mut statements = Statements::new(seed);
     for episode in 0..EPISODES {
@@ -121,7 +129,9 @@ fn play(postgres: &Postgres, seed: u64, tally: &mut Tally, progress: &Progress) 
         }
         // An episode that failed half-way leaves its transaction open.
         player.session.exec("ROLLBACK").or_else(|_| player.reconnect(&platform))?;
-        let changes = oracle.changes().with_context(|| format!("after episode {episode} of seed {seed}:\n{told}"))?;
+        let after = || format!("after episode {episode} of seed {seed}:\n{told}");
+        witness.exec(WITNESS).with_context(|| format!("legacy is hindered {}", after()))?;
+        let changes = oracle.changes().with_context(after)?;
         ensure!(
             changes.is_empty(),
             "episode {episode} of seed {seed} changed what it must not:\n{}\n\nby:\n{told}",
