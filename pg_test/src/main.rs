@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use pg_test::demo::{self, DemoOptions};
 use pg_test::fuzz::FuzzOptions;
+use pg_test::setup::Postgres;
 use pg_test::suite::{self, Counts, Selection};
 use pg_test::ui::Ui;
 use pg_test::{core_regression, fuzz, lifecycle, setup};
@@ -44,6 +45,9 @@ enum Task {
         /// List the tests instead of running them
         #[arg(long)]
         list: bool,
+        /// On a server with assertions, built from Debian's source package the first time
+        #[arg(long)]
+        cassert: bool,
         /// Run PostgreSQL's own regression suite instead, without holdfast and with it, and report what differs
         #[arg(long, conflicts_with_all = ["filter", "list"])]
         core_regression: bool,
@@ -106,18 +110,30 @@ fn run(task: Task) -> Result<ExitCode> {
             suite::list(&Selection { filter })?;
             Ok(ExitCode::SUCCESS)
         }
-        Task::Verify { pg, core_regression: true, .. } => {
-            let postgres = setup::prepare(only(pg)?, &ui)?;
+        Task::Verify { pg, core_regression: true, cassert, .. } => {
+            let postgres = prepare(only(pg)?, cassert, &ui)?;
             let differences = core_regression::run_suite(&postgres, &ui)?;
             println!("{}", if differences.is_empty() { "nothing differs" } else { &differences });
             Ok(if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Task::Verify { pg, fuzz: Some(minutes), seed, .. } => {
-            let postgres = setup::prepare(only(pg)?, &ui)?;
+        Task::Verify { pg, fuzz: Some(minutes), seed, cassert, .. } => {
+            let postgres = prepare(only(pg)?, cassert, &ui)?;
             fuzz::run(&postgres, FuzzOptions { minutes, seed }, &ui)?;
             Ok(ExitCode::SUCCESS)
         }
+        Task::Verify { pg, filter, cassert: true, .. } => {
+            let counts = suite::verify(&prepare(only(pg)?, true, &ui)?, &Selection { filter }, &ui)?;
+            Ok(told(counts))
+        }
         Task::Verify { pg, filter, .. } => verify(pg, &Selection { filter }, &ui),
+    }
+}
+
+/// A private installation, of a server with assertions where that is asked for.
+fn prepare(major: Option<u16>, cassert: bool, ui: &Ui) -> Result<Postgres> {
+    match cassert {
+        true => setup::install(&setup::provide_with_assertions(major, ui)?, ui),
+        false => setup::prepare(major, ui),
     }
 }
 
@@ -148,8 +164,12 @@ fn verify(majors: Option<Majors>, selection: &Selection, ui: &Ui) -> Result<Exit
             println!("{}", lines.join("\n"));
         }
     }
+    Ok(told(sum))
+}
+
+fn told(sum: Counts) -> ExitCode {
     println!("\n{} passed, {} failed", sum.passed, sum.failed);
-    Ok(if sum.failed == 0 && sum.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if sum.failed == 0 && sum.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Verifies on one of all majors: the counts, and a line that says what came of it. A major that the

@@ -12,7 +12,7 @@ by_smallint|SELECT t::text FROM by_smallint t
 by_varchar|SELECT t::text FROM by_varchar t
 by_domain|SELECT t::text FROM by_domain t
 invoices|SELECT t::text FROM "Billing Dept"."Invoice ""2""" t WHERE "Tenant Id" IS DISTINCT FROM 20
-log|SELECT t::text FROM log t WHERE tenant_id IS DISTINCT FROM 20 OR line = 'line'
+log|SELECT t::text FROM log t WHERE tenant_id IS DISTINCT FROM 20 UNION ALL SELECT DISTINCT t::text FROM log t WHERE tenant_id = 20 AND line = 'line'
 assets|SELECT t::text FROM ONLY assets t WHERE tenant_id IS DISTINCT FROM 20
 vehicles|SELECT t::text FROM vehicles t WHERE tenant_id IS DISTINCT FROM 20
 plans|SELECT t::text FROM plans t
@@ -20,19 +20,21 @@ ledger|SELECT t::text FROM ledger t
 loose|SELECT t::text FROM loose t
 policy|SELECT t::text FROM holdfast.migration t UNION ALL SELECT t::text FROM holdfast.backend t UNION ALL SELECT t::text FROM holdfast.mode_override t UNION ALL SELECT t::text FROM holdfast.identity t UNION ALL SELECT t::text FROM holdfast.classified_table t UNION ALL SELECT t::text FROM holdfast.write_permission t UNION ALL SELECT t::text FROM holdfast.backend_limit t
 ownership|SELECT t::text FROM holdfast.ownership t UNION ALL SELECT t::text FROM holdfast.ownership_change t
-relations|SELECT ROW (oid, relname, relnamespace, relowner, relkind, relacl, relrowsecurity, relforcerowsecurity, relispartition, reloptions, relpersistence)::text FROM pg_class WHERE relowner = 10 AND relnamespace <> 99 AND oid >= 16384
-columns|SELECT ROW (attrelid, attname, atttypid, attnum, attnotnull, attisdropped, attacl, attidentity, attgenerated)::text FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid WHERE relowner = 10 AND attrelid >= 16384 AND relnamespace <> 99
-triggers|SELECT ROW (tgrelid, tgname, tgenabled, tgfoid, tgtype)::text FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid WHERE relowner = 10 AND NOT tgisinternal
-constraints|SELECT ROW (conrelid, conname, contype, convalidated)::text FROM pg_constraint JOIN pg_class c ON c.oid = conrelid WHERE relowner = 10 AND conrelid >= 16384
-rules|SELECT ROW (ev_class, rulename, ev_enabled)::text FROM pg_rewrite JOIN pg_class c ON c.oid = ev_class WHERE relowner = 10 AND ev_class >= 16384
-policies|SELECT ROW (polrelid, polname)::text FROM pg_policy
-functions|SELECT ROW (oid, proname, pronamespace, proowner, prosrc, proacl, proconfig, prosecdef)::text FROM pg_proc WHERE proowner = 10 AND oid >= 16384
-schemas|SELECT ROW (oid, nspname, nspowner, nspacl)::text FROM pg_namespace WHERE nspowner = 10 AND nspname !~ '^pg_(toast_)?temp'
+sequences|SELECT (last_value >= 21)::text FROM orders_id_seq
+relations|SELECT ROW (oid, relname, relnamespace, relowner, relkind, relacl, relrowsecurity, relforcerowsecurity, relispartition, reloptions, relpersistence)::text FROM pg_class WHERE oid BETWEEN 16384 AND {newest} AND relnamespace <> 99
+columns|SELECT ROW (attrelid, attname, atttypid, attnum, attnotnull, attisdropped, attacl, attidentity, attgenerated)::text FROM pg_attribute WHERE attrelid BETWEEN 16384 AND {newest}
+triggers|SELECT ROW (tgrelid, tgname, tgenabled, tgfoid, tgtype)::text FROM pg_trigger WHERE tgrelid BETWEEN 16384 AND {newest} AND NOT tgisinternal
+constraints|SELECT ROW (conrelid, conname, contype, convalidated)::text FROM pg_constraint WHERE conrelid BETWEEN 16384 AND {newest}
+rules|SELECT ROW (ev_class, rulename, ev_enabled)::text FROM pg_rewrite WHERE ev_class BETWEEN 16384 AND {newest}
+children|SELECT ROW (inhrelid, inhparent)::text FROM pg_inherits WHERE inhparent BETWEEN 16384 AND {newest}
+policies|SELECT ROW (polrelid, polname)::text FROM pg_policy WHERE polrelid <= {newest}
+functions|SELECT ROW (oid, proname, pronamespace, proowner, prosrc, proacl, proconfig, prosecdef)::text FROM pg_proc WHERE oid BETWEEN 16384 AND {newest}
+schemas|SELECT ROW (oid, nspname, nspowner, nspacl)::text FROM pg_namespace WHERE oid <= {newest} AND nspname <> 'mine' AND nspname !~ '^pg_(toast_)?temp'
 roles|SELECT ROW (oid, rolname, rolsuper, rolcreaterole, rolreplication, rolbypassrls)::text FROM pg_roles
 members|SELECT ROW (roleid, member, admin_option)::text FROM pg_auth_members
-role_settings|SELECT ROW (s.setdatabase, s.setrole, s.setconfig)::text FROM pg_db_role_setting s
+role_settings|SELECT ROW (setdatabase, setrole, setconfig)::text FROM pg_db_role_setting
 databases|SELECT ROW (datname, datdba, datacl, datconnlimit, datallowconn)::text FROM pg_database
 extensions|SELECT ROW (extname, extowner, extnamespace, extversion)::text FROM pg_extension
 event_triggers|SELECT ROW (evtname, evtenabled)::text FROM pg_event_trigger
 publications|SELECT pubname FROM pg_publication UNION ALL SELECT subname FROM pg_subscription UNION ALL SELECT srvname FROM pg_foreign_server
-large_objects|SELECT ROW (oid, lo_get(oid))::text FROM pg_largeobject_metadata WHERE lomowner = 10
+large_objects|SELECT ROW (oid, lo_get(oid))::text FROM pg_largeobject_metadata WHERE oid = 4242

@@ -61,6 +61,14 @@ pub struct Statements {
     numbers: u32,
 }
 
+/// What a session does between two looks at what it must not change.
+pub struct Episode {
+    /// One after the other.
+    pub steps: Vec<Step>,
+    /// Whether each has a savepoint to go back to when it fails, as some drivers do it; otherwise the rest fails as well.
+    pub tolerant: bool,
+}
+
 /// One thing to send.
 pub enum Step {
     /// Over the simple protocol; may be several statements.
@@ -80,8 +88,9 @@ impl Statements {
     }
 
     /// What a session does next: a few steps, most often in a transaction.
-    pub fn episode(&mut self) -> Vec<Step> {
+    pub fn episode(&mut self) -> Episode {
         let mut steps = Vec::new();
+        let tolerant = self.chance(50);
         if self.chance(3) {
             steps.push(Step::Reconnect);
         }
@@ -116,7 +125,7 @@ impl Statements {
             };
             steps.push(Step::Run(end));
         }
-        steps
+        Episode { steps, tolerant: open && tolerant }
     }
 
     fn step(&mut self) -> Step {

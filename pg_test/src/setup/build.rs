@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use walkdir::WalkDir;
 
+use super::assertions::{self, has_assertions};
 use super::locate::{Server, newest_llvm_lib, on_path};
 use crate::launcher::{clean_environment, run_noting};
 use crate::ui::Ui;
@@ -42,6 +43,7 @@ pub fn cargo() -> Command {
 /// a home of our own, and the way to libclang.
 #[derive(Clone, Debug)]
 pub struct BuildEnvironment {
+    target: PathBuf,
     pgrx_home: PathBuf,
     libclang: Option<PathBuf>,
     feature: String,
@@ -50,7 +52,8 @@ pub struct BuildEnvironment {
 impl BuildEnvironment {
     /// Writes pgrx's configuration for `server`.
     pub fn prepare(server: &Server) -> Result<BuildEnvironment> {
-        let pgrx_home = target_folder().join("pgrx-home");
+        let target = if has_assertions(server)? { assertions::build_folder() } else { target_folder() };
+        let pgrx_home = target.join("pgrx-home");
         fs::create_dir_all(&pgrx_home)?;
         let feature = format!("pg{}", server.major);
         configure_pgrx(&pgrx_home.join("config.toml"), &feature, &server.pg_config)?;
@@ -58,7 +61,7 @@ impl BuildEnvironment {
         // fingerprint: setting it needlessly makes a plain `cargo build` compile everything anew.
         let told = env::var_os("LIBCLANG_PATH").is_some() || on_path("llvm-config").is_some();
         let libclang = if told { None } else { newest_llvm_lib() };
-        Ok(BuildEnvironment { pgrx_home, libclang, feature })
+        Ok(BuildEnvironment { target, pgrx_home, libclang, feature })
     }
 
     /// A cargo command with this environment. RUSTFLAGS would break pgrx's schema generation.
@@ -76,7 +79,7 @@ impl BuildEnvironment {
     fn apply(&self, command: &mut Command) {
         clean_environment(command);
         command.env("PGRX_HOME", &self.pgrx_home);
-        command.env("CARGO_TARGET_DIR", target_folder());
+        command.env("CARGO_TARGET_DIR", &self.target);
         if let Some(libclang) = &self.libclang {
             command.env("LIBCLANG_PATH", libclang);
         }
@@ -104,7 +107,7 @@ fn configure_pgrx(file: &Path, feature: &str, pg_config: &Path) -> Result<()> {
 
 /// Builds the extension for `server`; returns the folder with its files below their absolute paths.
 pub fn package(server: &Server, environment: &BuildEnvironment, cargo_pgrx: &Path, ui: &Ui) -> Result<PathBuf> {
-    let folder = target_folder().join("package").join(format!("pg{}", server.major));
+    let folder = environment.target.join("package").join(format!("pg{}", server.major));
     let stamp = folder.with_extension("stamp");
     let print = fingerprint(server)?;
     if folder.is_dir() && fs::read_to_string(&stamp).is_ok_and(|last| last == print) {

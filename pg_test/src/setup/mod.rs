@@ -1,5 +1,6 @@
 //! From a fresh clone to a private PostgreSQL with holdfast in it.
 
+mod assertions;
 mod build;
 mod install;
 mod locate;
@@ -14,6 +15,7 @@ use crate::account::Account;
 use crate::lifecycle::RunFolder;
 use crate::ui::Ui;
 
+pub use assertions::provide_with_assertions;
 pub use build::{BuildEnvironment, workspace};
 pub use install::Postgres;
 pub use locate::{PREFERENCE, Server, on_path};
