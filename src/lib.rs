@@ -26,5 +26,6 @@ pub extern "C-unwind" fn _PG_init() {
     pg::require_preload();
     pg::gucs::define();
     pg::audit::install();
+    pg::parent_changes::install();
     pg::hooks::install();
 }

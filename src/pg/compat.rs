@@ -66,8 +66,6 @@ unsafe extern "C-unwind" {
     pub fn str_tolower(text: *const c_char, length: usize, collation: pg_sys::Oid) -> *mut c_char;
     /// catalog/partition.h.
     pub fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
-    /// utils/datum.h.
-    pub fn datumCopy(value: pg_sys::Datum, by_value: bool, length: c_int) -> pg_sys::Datum;
     /// catalog/partition.h.
     pub fn index_get_partition(partition: pg_sys::Relation, index: pg_sys::Oid) -> pg_sys::Oid;
     /// catalog/pg_inherits.h.

@@ -113,6 +113,40 @@ pub fn append_bytes(to: &mut Vec<u8>, of: pg_sys::Oid, value: pg_sys::Datum) {
     }
 }
 
+/// Takes a value that [`append_bytes`] appended from the front of `bytes`, in the current memory context.
+pub fn take_value(bytes: &mut &[u8], of: pg_sys::Oid) -> Option<pg_sys::Datum> {
+    let (mut length, mut by_value) = (0, false);
+    // SAFETY: as above.
+    unsafe { pg_sys::get_typlenbyval(of, &mut length, &mut by_value) };
+    if by_value {
+        return Some(pg_sys::Datum::from(usize::from_ne_bytes(take(bytes, size_of::<usize>())?.try_into().ok()?)));
+    }
+    if let Ok(length) = usize::try_from(length) {
+        return Some(pg_sys::Datum::from(copy(take(bytes, length)?, 0)));
+    }
+    let length = usize::from_ne_bytes(take(bytes, size_of::<usize>())?.try_into().ok()?);
+    let varlena = copy(take(bytes, length)?, pg_sys::VARHDRSZ).cast::<pg_sys::varlena>();
+    // SAFETY: there is room for the header, and it fits: the value came out of one.
+    unsafe { pgrx::set_varsize_4b(varlena, i32::try_from(length + pg_sys::VARHDRSZ).ok()?) };
+    Some(pg_sys::Datum::from(varlena))
+}
+
+fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (taken, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some(taken)
+}
+
+/// Copies bytes into the current memory context, behind room for a header.
+fn copy(bytes: &[u8], header: usize) -> *mut u8 {
+    // SAFETY: the memory is as long as header and bytes together.
+    unsafe {
+        let to = pg_sys::palloc0(header + bytes.len()).cast::<u8>();
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.add(header), bytes.len());
+        to
+    }
+}
+
 /// The bytes of a varlena, unpacked into the current memory context where it must be.
 fn unpacked<'a>(value: pg_sys::Datum) -> &'a [u8] {
     // SAFETY: the callers give a varlena.

@@ -21,6 +21,9 @@ pub const TENANT_CLASS: u16 = 0x4846;
 /// The fourth field of the tag of the lock on all tenants.
 pub const ALL_CLASS: u16 = 0x4847;
 
+/// The fourth field of the tag of the lock on moves of parents.
+pub const MOVES_CLASS: u16 = 0x4848;
+
 /// Writers share.
 const SHARE: pg_sys::LOCKMODE = pg_sys::ShareLock as pg_sys::LOCKMODE;
 /// Held by a cutover on its tenant: conflicts with writers and with other cutovers of that tenant.
@@ -64,6 +67,11 @@ impl Tag {
         Tag::new(0, 0, ALL_CLASS)
     }
 
+    /// Of the commits that move parents.
+    pub fn moves() -> Tag {
+        Tag::new(0, 0, MOVES_CLASS)
+    }
+
     fn new(field2: u32, field3: u32, class: u16) -> Tag {
         Tag(pg_sys::LOCKTAG {
             // SAFETY: a plain read of the process's database.
@@ -92,12 +100,7 @@ impl Tag {
 /// # Errors
 /// [`TimedOut`]; the caller must raise an error, since Postgres's own was caught without a subtransaction.
 pub fn share(tag: Tag, patience: Patience) -> Result<(), TimedOut> {
-    // SAFETY: the tag is a valid one of the advisory lock method. Without waiting, which also respects those who queue.
-    let result = unsafe { pg_sys::LockAcquire(&tag.0, SHARE, false, true) };
-    if result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
-        return Ok(());
-    }
-    wait_for(tag, SHARE, patience)
+    if try_share(tag) { Ok(()) } else { wait_for(tag, SHARE, patience) }
 }
 
 /// Gives back a lock that [`share`] took.
@@ -122,20 +125,28 @@ pub fn intend(patience: Patience) -> Result<(), NotHad> {
     wait_stepping_back(Tag::all(), INTENT, patience)
 }
 
-/// Takes a tenant's lock exclusively for a writer, who may share it already. In a deadlock Postgres chooses who fails.
+/// Takes a lock exclusively without stepping back from a deadlock.
 ///
 /// # Errors
 /// [`TimedOut`]; as for [`share`].
-pub fn exclude_others(tag: Tag, patience: Patience) -> Result<(), TimedOut> {
+pub fn take(tag: Tag, patience: Patience) -> Result<(), TimedOut> {
     wait_for(tag, EXCLUSIVE, patience)
 }
 
-/// As [`exclude_others`], for those who share all tenants.
-///
-/// # Errors
-/// As for [`share`].
-pub fn announce(patience: Patience) -> Result<(), TimedOut> {
-    wait_for(Tag::all(), INTENT, patience)
+/// Shares a lock if it can be had at once; whether it could.
+pub fn try_share(tag: Tag) -> bool {
+    try_lock(tag, SHARE)
+}
+
+/// Takes a lock exclusively if it can be had at once; whether it could.
+pub fn try_take(tag: Tag) -> bool {
+    try_lock(tag, EXCLUSIVE)
+}
+
+fn try_lock(tag: Tag, mode: pg_sys::LOCKMODE) -> bool {
+    // SAFETY: the tag is a valid one of the advisory lock method. Without waiting, which also respects those who queue.
+    let result = unsafe { pg_sys::LockAcquire(&tag.0, mode, false, true) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
 /// Waits so that a deadlock with writers costs the cutover its turn, and no writer its transaction.

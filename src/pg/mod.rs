@@ -7,7 +7,8 @@
 //! | [`row_count`] | counts its rows |
 //! | [`cascade`] | how foreign keys led to a row |
 //! | [`keys`] | tenant keys as they lie in rows |
-//! | [`orphans`] | rows written before their parents |
+//! | [`children`] | whether parents are still what they were when the transaction ends |
+//! | [`parent_changes`] | counts the transactions that change parents |
 //! | [`parents`] | the tenant of a row by its foreign key |
 //! | [`statement`] | counts what a statement of the client writes |
 //! | [`tenants`] | the writer's side of the ownership protocol |
@@ -33,6 +34,7 @@
 pub mod audit;
 pub mod cascade;
 pub mod catalog;
+pub mod children;
 pub mod compat;
 pub mod glass;
 pub mod gucs;
@@ -41,7 +43,7 @@ pub mod hooks;
 pub mod invalidation;
 pub mod keys;
 pub mod locks;
-pub mod orphans;
+pub mod parent_changes;
 pub mod parents;
 pub mod plan;
 pub mod reading;

@@ -1,12 +1,9 @@
 //! The tenant of a row whose table has none of its own: a foreign key leads to the parent row, whose tenant it is, at any
 //! depth.
 //!
-//! A writer of such a row shares the lock of its parent's tenant, and looks again once it has it. Who moves a parent to
-//! another tenant takes both tenants' locks exclusively (see [`super::tenants::exclude_writers_of`]). So as long as a writer
-//! holds the lock, its parent stays where it was found.
+//! A writer of such a row shares the lock of its parent's tenant. What happens to the parent until the transaction ends is
+//! the subject of [`super::children`].
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::{CString, c_int};
 use std::rc::Rc;
 
@@ -16,7 +13,7 @@ use super::relation::{self, Locate, Relation};
 use super::scan::{AsOf, Key, scan_with};
 use super::session::Session;
 use super::tenants::{self, Tenant};
-use super::{compat, keys};
+use super::{children, compat, keys};
 
 /// A foreign key that leads to the tenants of a table's rows.
 pub struct ParentLink {
@@ -24,10 +21,19 @@ pub struct ParentLink {
     pub parent: pg_sys::Oid,
     /// The constraint.
     pub constraint: pg_sys::Oid,
-    /// The unique index that it refers to.
-    index: pg_sys::Oid,
     /// Its columns.
     pub columns: Vec<LinkColumn>,
+    /// The tables that hold the parent's rows.
+    leaves: Vec<Leaf>,
+}
+
+/// A table that holds rows of the parent: itself, or a partition.
+struct Leaf {
+    table: pg_sys::Oid,
+    /// Its part of the index.
+    index: pg_sys::Oid,
+    /// The numbers of the columns referred to, in the order of [`ParentLink::columns`].
+    attnums: Vec<pg_sys::AttrNumber>,
 }
 
 /// A column of a foreign key.
@@ -128,7 +134,8 @@ impl ParentLink {
         // An index takes the conditions of a scan in its own order.
         let order = columns_of_index(index);
         columns.sort_by_key(|column| order.iter().position(|attnum| *attnum == column.parent_attnum));
-        Ok(ParentLink { parent: key.confrelid, constraint: key.conoid, index, columns })
+        let leaves = leaves(key.confrelid, index, &columns);
+        Ok(ParentLink { parent: key.confrelid, constraint: key.conoid, columns, leaves })
     }
 
     /// Identifies the parent of a row within a transaction; none if the foreign key is null.
@@ -140,11 +147,18 @@ impl ParentLink {
         Some(key)
     }
 
+    /// The columns of a foreign key that [`ParentLink::key`] made into bytes, each with its number.
+    pub fn values(&self, key: &[u8]) -> Vec<(pg_sys::AttrNumber, pg_sys::Datum)> {
+        let mut rest = key.get(size_of::<u32>()..).unwrap_or_default();
+        self.columns.iter().filter_map(|c| Some((c.attnum, keys::take_value(&mut rest, c.of)?))).collect()
+    }
+
     /// Reads the parent row as it is now.
-    fn read(&self, session: &Session, value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>) -> Whose {
-        // What this very command has written is no part of any snapshot.
-        self.read_as_of(session, value, AsOf::Snapshot)
-            .or_else(|| self.read_as_of(session, value, AsOf::Instant))
+    pub fn read(&self, session: &Session, value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>) -> Whose {
+        // First without a snapshot, which costs more and leaves predicate locks in a SERIALIZABLE transaction; but under
+        // concurrent updates only a snapshot is sure to find the row.
+        self.read_as_of(session, value, AsOf::Instant)
+            .or_else(|| self.read_as_of(session, value, AsOf::Snapshot))
             // Where a foreign key deletes the children, the parent is gone already.
             .or_else(|| self.read_as_of(session, value, AsOf::Replaced))
             .unwrap_or(Whose::Nobodys)
@@ -157,22 +171,15 @@ impl ParentLink {
         as_of: AsOf,
     ) -> Option<Whose> {
         let mut found = None;
-        for (table, index) in self.leaves() {
-            let Some(parent) = relation::facts(session, table) else { continue };
-            let key = |column: &LinkColumn| {
-                Some(
-                    Key {
-                        column: self.numbered_in(table, column.parent_attnum),
-                        function: column.equals,
-                        of: column.as_type,
-                        collation: column.collation,
-                        value: value(column.attnum)?,
-                    }
-                    .prepare(),
-                )
+        for leaf in &self.leaves {
+            let Some(parent) = relation::facts(session, leaf.table) else { continue };
+            let key = |(column, attnum): (&LinkColumn, &pg_sys::AttrNumber)| {
+                let value = value(column.attnum)?;
+                let (function, of, collation) = (column.equals, column.as_type, column.collation);
+                Some(Key { column: *attnum, function, of, collation, value }.prepare())
             };
-            let mut scan_keys: Vec<_> = self.columns.iter().filter_map(key).collect();
-            scan_with(table, Some(index), &mut scan_keys, as_of, |row| {
+            let mut scan_keys: Vec<_> = self.columns.iter().zip(&leaf.attnums).filter_map(key).collect();
+            scan_with(leaf.table, Some(leaf.index), &mut scan_keys, as_of, |row| {
                 found = Some(whose(session, &parent, &|attnum| row.datum(attnum)));
             });
             if found.is_some() {
@@ -181,34 +188,32 @@ impl ParentLink {
         }
         found
     }
+}
 
-    /// The number that a column of the parent has in one of its partitions.
-    fn numbered_in(&self, table: pg_sys::Oid, attnum: pg_sys::AttrNumber) -> pg_sys::AttrNumber {
-        if table == self.parent {
-            return attnum;
-        }
-        // SAFETY: syscache look-ups; a partition has all columns of its parent.
-        unsafe { pg_sys::get_attnum(table, pg_sys::get_attname(self.parent, attnum, false)) }
+/// The tables that hold a parent's rows, each with its part of the index.
+fn leaves(parent: pg_sys::Oid, index: pg_sys::Oid, columns: &[LinkColumn]) -> Vec<Leaf> {
+    // SAFETY: a syscache look-up.
+    let kind = |table| unsafe { pg_sys::get_rel_relkind(table) } as u8;
+    let leaf = |table, index| Leaf {
+        table,
+        index,
+        // SAFETY: syscache look-ups; a partition has all columns of its parent, under other numbers.
+        attnums: (columns.iter().map(|column| column.parent_attnum))
+            .map(|attnum| unsafe { pg_sys::get_attnum(table, pg_sys::get_attname(parent, attnum, false)) })
+            .collect(),
+    };
+    if kind(parent) != pg_sys::RELKIND_PARTITIONED_TABLE {
+        return vec![leaf(parent, index)];
     }
-
-    /// The tables that hold the parent's rows, each with its part of the index.
-    fn leaves(&self) -> Vec<(pg_sys::Oid, pg_sys::Oid)> {
-        // SAFETY: a syscache look-up.
-        let partitioned = unsafe { pg_sys::get_rel_relkind(self.parent) } as u8 == pg_sys::RELKIND_PARTITIONED_TABLE;
-        if !partitioned {
-            return vec![(self.parent, self.index)];
-        }
-        let with_index = |leaf| {
-            // Level by level: an index knows only the one right above.
-            let mut above = relation::ancestors(leaf);
-            above.truncate(above.iter().position(|a| *a == self.parent)?);
-            let mut down = above.into_iter().rev().chain([leaf]);
-            Some((leaf, down.try_fold(self.index, |index, partition| part_of(partition, index))?))
-        };
-        // SAFETY: a syscache look-up.
-        let is_leaf = |part: &pg_sys::Oid| unsafe { pg_sys::get_rel_relkind(*part) } as u8 == pg_sys::RELKIND_RELATION;
-        relation::inheritors(self.parent).into_iter().filter(is_leaf).filter_map(with_index).collect()
-    }
+    let with_index = |table| {
+        // Level by level: an index knows only the one right above.
+        let mut above = relation::ancestors(table);
+        above.truncate(above.iter().position(|a| *a == parent)?);
+        let mut down = above.into_iter().rev().chain([table]);
+        Some(leaf(table, down.try_fold(index, |index, partition| part_of(partition, index))?))
+    };
+    let tables = relation::inheritors(parent).into_iter();
+    tables.filter(|table| kind(*table) == pg_sys::RELKIND_RELATION).filter_map(with_index).collect()
 }
 
 /// A partition's part of an index of the whole.
@@ -298,15 +303,18 @@ pub fn whose(
         }
         Locate::Parent(link) => {
             let Some(key) = link.key(value) else { return Whose::Everybodys };
-            match known(&key) {
+            match children::known(&key) {
                 Some(raw) => Whose::Tenants(raw.to_vec()),
-                None => link.read(session, value),
+                None => {
+                    children::begin();
+                    link.read(session, value)
+                }
             }
         }
     }
 }
 
-/// The tenant of a row, with its lock held, so that it stays the row's tenant until the transaction ends.
+/// The tenant of a row, with its lock held.
 ///
 /// # Errors
 /// The row is everybody's, or nobody's.
@@ -315,56 +323,11 @@ pub fn hold_tenant(
     relation: &Relation,
     value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>,
 ) -> Result<(Vec<u8>, Rc<Tenant>), Whose> {
-    loop {
-        let raw = match whose(session, relation, value) {
-            Whose::Tenants(raw) => raw,
-            other => return Err(other),
-        };
-        let Locate::Parent(link) = &relation.locate else {
+    match whose(session, relation, value) {
+        Whose::Tenants(raw) => {
             let tenant = tenants::hold(session, &raw);
-            return Ok((raw, tenant));
-        };
-        // A lock that was waited for may have been held by whoever moved the parent.
-        let held_before = tenants::holds(&raw);
-        let tenant = tenants::hold(session, &raw);
-        if held_before {
-            if let Some(key) = link.key(value) {
-                remember(key, &raw);
-            }
-            return Ok((raw, tenant));
+            Ok((raw, tenant))
         }
+        other => Err(other),
     }
-}
-
-thread_local! {
-    /// The tenants of parents, by foreign key, whose locks this transaction holds.
-    static KNOWN: RefCell<HashMap<Vec<u8>, Rc<[u8]>>> = RefCell::default();
-}
-
-/// How many parents a transaction remembers.
-const REMEMBERED: usize = 16_384;
-
-fn known(key: &[u8]) -> Option<Rc<[u8]>> {
-    KNOWN.with(|k| k.borrow().get(key).cloned())
-}
-
-fn remember(key: Vec<u8>, raw: &[u8]) {
-    KNOWN.with(|k| {
-        let mut known = k.borrow_mut();
-        if known.len() >= REMEMBERED {
-            known.clear();
-        }
-        known.insert(key, raw.into());
-    });
-}
-
-/// The locks are gone, or this transaction is about to write parents itself.
-pub fn forget() {
-    KNOWN.with(|k| {
-        if let Ok(mut known) = k.try_borrow_mut()
-            && !known.is_empty()
-        {
-            known.clear();
-        }
-    });
 }

@@ -50,6 +50,12 @@ pub enum Locate {
 }
 
 impl Relation {
+    /// What its guard means for a table that it is a partition or child of.
+    fn state_within_another(&self) -> GuardState {
+        // A temporary one is its session's own affair.
+        if self.beside_the_point { GuardState::Enabled } else { self.table.guard }
+    }
+
     /// The type of the tenant keys that the table itself holds.
     pub fn key_type(&self) -> Option<TenantType> {
         match self.locate {
@@ -116,9 +122,7 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
     let mut guard = own.guard;
     for part in &parts {
         // Rows that are written through this table land there as well.
-        // A temporary one is its session's own affair.
-        let state = |entry: Entry| if entry.temporary { GuardState::Enabled } else { entry.guard };
-        guard = guard.max(Entry::read(*part).map_or(GuardState::Enabled, state));
+        guard = guard.max(facts(session, *part).map_or(GuardState::Enabled, |part| part.state_within_another()));
     }
     if guard == GuardState::Missing && restored(&session.policy, classified) {
         guard = GuardState::Unrestored;
@@ -146,8 +150,7 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
         ours: own.schema == session.catalog.schema,
         classified,
         locate,
-        is_parent: session.policy.parents.contains(&oid.to_u32())
-            || session.policy.parents.contains(&classified.to_u32()),
+        is_parent: std::iter::once(oid).chain(ancestors(oid)).any(|t| session.policy.parents.contains(&t.to_u32())),
         depends_on,
     });
     // An invalidation that came in while we read may be about this very relation.
@@ -279,6 +282,7 @@ fn locate(session: &Session, oid: pg_sys::Oid, class: &TableClass, depends_on: &
         TableClass::Tenant(TenantSource::Parent(via)) => {
             let Ok(link) = ParentLink::find(oid, via) else { return Locate::Nowhere };
             depends_on.push(link.parent);
+            depends_on.extend(inheritors(link.parent));
             // The parent must be guarded itself, up to where a row names its tenant.
             let Some(parent) = facts(session, link.parent) else { return Locate::Nowhere };
             depends_on.extend(&parent.depends_on);

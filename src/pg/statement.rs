@@ -68,6 +68,8 @@ thread_local! {
     static SAVEPOINTS: RefCell<Vec<Savepoint>> = const { RefCell::new(Vec::new()) };
     /// Whether a row is on its way to another partition: deleted there, not yet inserted here.
     static MOVING: Cell<bool> = const { Cell::new(false) };
+    /// The client's message with which the last statement began.
+    static BEGUN_IN: Cell<i64> = const { Cell::new(i64::MIN) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -89,8 +91,17 @@ fn frame_of(message: i64) -> Frame {
 
 /// An execution begins to be prepared: a statement, if no other contains it. A plain frame.
 pub fn begin() {
-    if frame().depth == 0 {
+    let message = message();
+    if frame_of(message).depth > 0 {
+        return;
+    }
+    // What runs outside of a portal belongs to the statement before it: deferred triggers, when it commits.
+    // SAFETY: a plain read.
+    let deferred = unsafe { pg_sys::ActivePortal.is_null() } && BEGUN_IN.get() == message;
+    if !deferred {
+        BEGUN_IN.set(message);
         STATEMENT.set(STATEMENT.get() + 1);
+        MOVING.set(false);
     }
 }
 
@@ -149,6 +160,16 @@ fn count_tenant(tenant: &TenantKey) -> Option<u64> {
     })
 }
 
+/// A tenant that was refused isn't written.
+pub fn uncount_tenant(tenant: &TenantKey) {
+    TENANTS.with(|t| {
+        let mut tenants = t.borrow_mut();
+        if tenants.order.pop_if(|last| last == tenant).is_some() {
+            tenants.known.remove(tenant);
+        }
+    });
+}
+
 /// As [`count_tenant`], for sessions whose tenants are limited; none for others.
 pub fn count_tenant_of(session: &Session, tenant: &TenantKey) -> Option<u64> {
     let limited = session.who.identity.trust() == Some(Trust::Unproven);
@@ -197,18 +218,29 @@ unsafe extern "C-unwind" fn subtransaction(
         SUBXACT_EVENT_COMMIT_SUB => {
             ended(level);
         }
-        SUBXACT_EVENT_ABORT_SUB => match ended(level) {
-            Some(before) => {
-                FRAME.set(before.frame);
-                let same = before.statement == COUNTED.get();
-                let (statement, cascaded) = if same { (before.rows.statement, before.rows.cascaded) } else { (0, 0) };
-                ROWS.set(Rows { statement, cascaded, transaction: before.rows.transaction });
-                TENANTS.with(|t| t.borrow_mut().truncate(if same { before.tenants } else { 0 }));
-            }
-            // It began before anything was counted.
-            None => ROWS.set(Rows::default()),
-        },
+        SUBXACT_EVENT_ABORT_SUB => {
+            MOVING.set(false);
+            go_back(ended(level));
+        }
         _ => {}
+    }
+}
+
+/// What a savepoint takes back was not written after all.
+fn go_back(to: Option<Savepoint>) {
+    match to {
+        Some(before) => {
+            FRAME.set(before.frame);
+            let same = before.statement == COUNTED.get();
+            let (statement, cascaded) = if same { (before.rows.statement, before.rows.cascaded) } else { (0, 0) };
+            ROWS.set(Rows { statement, cascaded, transaction: before.rows.transaction });
+            TENANTS.with(|t| t.borrow_mut().truncate(if same { before.tenants } else { 0 }));
+        }
+        // It began before anything was counted.
+        None => {
+            ROWS.set(Rows::default());
+            TENANTS.with(|t| t.borrow_mut().truncate(0));
+        }
     }
 }
 

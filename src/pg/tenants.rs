@@ -12,7 +12,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::locks::{self, Patience, Tag};
 use super::session::Session;
-use super::{gucs, invalidation, keys, parents, report, trigger};
+use super::{gucs, invalidation, keys, report, session, trigger};
 use crate::policy::ownership::{Freeze, TenantState};
 use crate::policy::tenant::TenantKey;
 
@@ -57,11 +57,14 @@ struct Held {
 thread_local! {
     static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
     static OWNERS: RefCell<Option<ByRawKey>> = const { RefCell::new(None) };
+    /// Whether the last [`hold`] took a lock.
+    static TAKEN: Cell<bool> = const { Cell::new(false) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The tenant of a raw key, with its lock held.
 pub fn hold(session: &Session, raw: &[u8]) -> Rc<Tenant> {
+    TAKEN.set(false);
     if let Some(tenant) = held(raw) {
         return tenant;
     }
@@ -73,34 +76,12 @@ pub fn hold(session: &Session, raw: &[u8]) -> Rc<Tenant> {
         unsafe { pg_sys::AcceptInvalidationMessages() };
         let tenant = remembered(raw).unwrap_or_else(|| read(session, raw, key));
         remember_held(raw, tenant.clone());
+        TAKEN.set(true);
         return tenant;
     }
     // From here on no owner can change, so what is remembered stays true without a look at invalidations.
     share_all();
     remembered(raw).unwrap_or_else(|| read(session, raw, keys::canonical(raw)))
-}
-
-/// Whether the lock that keeps a tenant as it is is held already.
-pub fn holds(raw: &[u8]) -> bool {
-    shares_all() || held(raw).is_some()
-}
-
-/// Waits until no other session writes any of these tenants, and keeps others from it until the transaction ends: one of
-/// their rows is about to move to another, and with it all rows that have it for a parent.
-pub fn exclude_writers_of(tenants: &[Rc<Tenant>]) {
-    let mut tags: Vec<_> = tenants.iter().map(|tenant| (Tag::tenant(&tenant.key), Some(&tenant.key))).collect();
-    // In one order, so that two that move rows between the same tenants don't wait for each other.
-    tags.sort_unstable_by_key(|(tag, _)| tag.halves());
-    tags.dedup_by_key(|(tag, _)| tag.halves());
-    let milliseconds = gucs::hold_timeout();
-    for (tag, tenant) in tags {
-        if locks::exclude_others(tag, Patience { milliseconds }).is_err() {
-            not_in_time(tenant, milliseconds);
-        }
-    }
-    if locks::announce(Patience { milliseconds }).is_err() {
-        not_in_time(None, milliseconds);
-    }
 }
 
 /// Shares the lock on all tenants until the (sub)transaction ends. Returns whether it wasn't shared before.
@@ -124,14 +105,15 @@ pub fn let_go_of_all() {
 
 fn wait(tag: Tag, tenant: Option<&TenantKey>) {
     register();
+    if session::only_observed() {
+        // An error would stop replication for ever; what is written there was judged where it was written first.
+        locks::try_share(tag);
+        return;
+    }
     let milliseconds = gucs::hold_timeout();
     if locks::share(tag, Patience { milliseconds }).is_ok() {
         return;
     }
-    not_in_time(tenant, milliseconds)
-}
-
-fn not_in_time(tenant: Option<&TenantKey>, milliseconds: i32) -> ! {
     let what = tenant.map_or_else(|| "all tenants".to_owned(), |t| format!("tenant \"{t}\""));
     report::error(
         PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
@@ -180,6 +162,9 @@ pub(super) fn forget_owners() {
 /// Gives back the lock that the last [`hold`] of this tenant took, if it took one: the row will be refused, and a cutover
 /// should not have to wait until the refusal is on record.
 pub fn let_go(raw: &[u8]) {
+    if !TAKEN.replace(false) {
+        return;
+    }
     let last = HELD.with(|h| {
         let mut held = h.borrow_mut();
         let held = held.as_mut()?;
@@ -255,7 +240,6 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _:
                 *held = None;
             }
         });
-        parents::forget();
     }
 }
 
@@ -268,9 +252,6 @@ unsafe extern "C-unwind" fn subtransaction_ended(
 ) {
     use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
     let ended = nesting_level();
-    if event == SUBXACT_EVENT_ABORT_SUB {
-        parents::forget();
-    }
     HELD.with(|h| {
         let Ok(mut held) = h.try_borrow_mut() else { return };
         let Some(held) = held.as_mut() else { return };

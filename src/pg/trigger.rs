@@ -12,17 +12,18 @@ use std::rc::Rc;
 use pgrx::{pg_guard, pg_sys};
 
 use super::keys::{self, Raw};
+use super::parent_changes::Change;
 use super::parents::{self, Whose};
 use super::relation::{Locate, Relation};
 use super::report::{self, Report};
 use super::row_count::RowCount;
 use super::session::{self, Session};
-use super::{audit, cascade, compat, orphans, relation, statement, tenants};
+use super::{audit, cascade, children, compat, parent_changes, relation, statement, tenants};
 use crate::policy::backend::Trust;
 use crate::policy::limits::{self, Passed};
 use crate::policy::ownership::{self, Owned};
 use crate::policy::rules::{Attempt, Refusal, TableName};
-use crate::policy::surface::{TableClass, WriteCommand};
+use crate::policy::surface::{GuardState, TableClass, WriteCommand};
 use crate::policy::tenant::TenantType;
 
 /// The trigger's name. `~` is the last printable ASCII character.
@@ -47,8 +48,8 @@ struct RowGuard {
     checks: bool,
     /// How the rows of one tenant are told from the next one's.
     memo: Memo,
-    /// Whether rows of other tables follow a row of this one to another tenant.
-    moves: bool,
+    /// Whether rows of other tables have their tenants from rows of this one.
+    is_parent: bool,
     /// Whether a foreign key led to this table, which the session may not write.
     beyond: bool,
     /// Counts rows, where they are limited.
@@ -108,8 +109,8 @@ pub unsafe extern "C-unwind" fn holdfast_guard_row(fcinfo: pg_sys::FunctionCallI
                     if !passes(guard, new) {
                         report::raise(check(fcinfo, new));
                     }
-                    if (*guard).moves {
-                        move_row(fcinfo);
+                    if (*guard).is_parent {
+                        note_move(fcinfo);
                     }
                 }
             }
@@ -209,6 +210,11 @@ unsafe extern "C-unwind" fn prepare(fcinfo: pg_sys::FunctionCallInfo) -> *mut Ro
     let statement = STATEMENTS.get() + 1;
     STATEMENTS.set(statement);
     let guard = RowGuard::new(statement, oid);
+    // SAFETY: the trigger manager gives an open relation.
+    if guard.is_parent && unsafe { may_lose_parents(data) } {
+        parent_changes::note(Change::Removed);
+        children::doubt();
+    }
     // SAFETY: fn_mcxt is where a function keeps what should live as long as its call site.
     unsafe {
         let place = pg_sys::MemoryContextAlloc(memory, size_of::<RowGuard>()).cast::<RowGuard>();
@@ -224,7 +230,7 @@ impl RowGuard {
             statement,
             checks: false,
             memo: Memo::Nothing,
-            moves: false,
+            is_parent: false,
             beyond: false,
             count: RowCount::OFF,
             length: 0,
@@ -245,10 +251,7 @@ impl RowGuard {
             },
             Locate::Nowhere => Memo::Nothing,
         };
-        guard.moves = relation.is_parent;
-        if relation.is_parent {
-            parents::forget();
-        }
+        guard.is_parent = relation.is_parent;
         if session.who.identity.trust() == Some(Trust::Unproven) {
             guard.count = RowCount::of(session.limits());
         }
@@ -256,6 +259,37 @@ impl RowGuard {
         guard.beyond = bound && cascade::is_running();
         guard
     }
+}
+
+/// Whether a statement may take away rows under the keys by which others refer to them: it deletes, or it updates a column of
+/// a key, or another trigger may.
+unsafe fn may_lose_parents(data: &pg_sys::TriggerData) -> bool {
+    // SAFETY: the trigger manager gives an open relation, whose triggers include this one; the set of keys is a copy.
+    unsafe {
+        match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_UPDATE => {
+                let kind = pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_KEY;
+                let keys = pg_sys::RelationGetIndexAttrBitmap(data.tg_relation, kind);
+                (*(*data.tg_relation).trigdesc).numtriggers > 1 && has_other_update_triggers(data.tg_relation)
+                    || pg_sys::bms_overlap(keys, data.tg_updatedcols)
+            }
+            // An INSERT may go on to update the row that it conflicts with.
+            pg_sys::TRIGGER_EVENT_INSERT => statement::frame().upserts,
+            _ => true,
+        }
+    }
+}
+
+/// Whether triggers beside the guard see a row before it is updated, and may change its key.
+unsafe fn has_other_update_triggers(relation: pg_sys::Relation) -> bool {
+    const SEES_UPDATES: i16 =
+        (pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_UPDATE) as i16;
+    // SAFETY: the caller gives a relation that has triggers.
+    let triggers = unsafe {
+        let descriptor = (*relation).trigdesc;
+        std::slice::from_raw_parts((*descriptor).triggers, usize::try_from((*descriptor).numtriggers).unwrap_or(0))
+    };
+    triggers.iter().filter(|t| t.tgtype & SEES_UPDATES == SEES_UPDATES).count() > 1
 }
 
 /// Decides about a row that doesn't pass at first sight.
@@ -277,14 +311,20 @@ unsafe extern "C-unwind" fn check(
     let value = |attnum| unsafe { column(slot, c_int::from(attnum)) };
 
     let named = source.column().unwrap_or_default();
+    if matches!(relation.locate, Locate::Nowhere) && relation.table.guard != GuardState::Unrestored {
+        let attempt = Attempt { backend: identity.name().map(str::to_owned), ..attempt() };
+        return audit::settle(&session, Refusal::guard_tampering(attempt, relation.table.guard, &relation.table.class));
+    }
     let (raw, tenant) = match parents::hold_tenant(&session, &relation, &value) {
         Ok(held) => held,
         Err(whose) => {
             let refusal = match whose {
                 Whose::Nobodys => {
                     let refusal = ownership::check_orphan(identity, named, attempt);
-                    if refusal.is_none() {
-                        orphans::check_later(&relation, oid, command(data.tg_event), &value);
+                    if let (None, Locate::Parent(link)) = (&refusal, &relation.locate)
+                        && let Some(key) = link.key(&value)
+                    {
+                        children::remember(&key, oid, command(data.tg_event), None);
                     }
                     refusal
                 }
@@ -309,6 +349,11 @@ unsafe extern "C-unwind" fn check(
         return audit::settle(&session, refusal);
     }
     guard.length = 0;
+    if let Locate::Parent(link) = &relation.locate
+        && let Some(key) = link.key(&value)
+    {
+        children::remember(&key, oid, command(data.tg_event), Some(&raw));
+    }
     // A freeze that ends by itself could begin to matter; only tenants without one are waved through.
     if tenant.freeze.is_none() {
         guard.remember(&value);
@@ -334,9 +379,9 @@ impl RowGuard {
     }
 }
 
-/// A row that is a parent to others goes to another tenant: whoever writes its children must not be in the middle of it.
+/// Whether an UPDATE moves a row, from which rows of other tables have their tenants, to another tenant.
 #[pg_guard]
-unsafe extern "C-unwind" fn move_row(fcinfo: pg_sys::FunctionCallInfo) {
+unsafe extern "C-unwind" fn note_move(fcinfo: pg_sys::FunctionCallInfo) {
     // SAFETY: prepare() has run at this call site, and the trigger manager gives an open relation.
     let (guard, data, oid) = unsafe {
         let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
@@ -346,16 +391,15 @@ unsafe extern "C-unwind" fn move_row(fcinfo: pg_sys::FunctionCallInfo) {
     let tenant_of = |slot: *mut pg_sys::TupleTableSlot| {
         // SAFETY: the slot is one of the trigger's.
         let value = |attnum| unsafe { column(slot, c_int::from(attnum)) };
-        parents::hold_tenant(&session, &relation, &value).ok().map(|(_, tenant)| tenant)
+        match parents::whose(&session, &relation, &value) {
+            Whose::Tenants(raw) => Some(raw),
+            Whose::Everybodys | Whose::Nobodys => None,
+        }
     };
-    let both: Vec<_> = [data.tg_trigslot, data.tg_newslot].into_iter().filter_map(tenant_of).collect();
-    if let [old, new] = both.as_slice()
-        && old.key == new.key
-    {
-        return;
+    if tenant_of(data.tg_trigslot) != tenant_of(data.tg_newslot) {
+        parent_changes::note(Change::Moved);
+        children::doubt();
     }
-    tenants::exclude_writers_of(&both);
-    parents::forget();
 }
 
 /// The first row that a foreign key reached in this table.

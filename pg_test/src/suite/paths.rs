@@ -1,6 +1,6 @@
 //! Tenants that a row's own table doesn't name: the parent row's, at any depth, and a table's as a whole.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::Test;
 use super::scene::Outcome::{Fails, Passes, Refused};
@@ -13,6 +13,8 @@ pub fn tests() -> Vec<Test> {
         Test::shared("foreign_keys_of_every_kind_lead_to_the_tenant", every_kind),
         Test::shared("a_parent_written_in_the_same_transaction_counts", same_transaction),
         Test::shared("a_child_written_before_its_parent_is_checked_at_commit", before_the_parent),
+        Test::shared("a_parent_replaced_before_the_commit_is_noticed", replaced_parent),
+        Test::shared("moving_parents_disturbs_nobody", moves_disturb_nobody),
         Test::shared("children_go_with_their_parent", go_with_the_parent),
         Test::shared("a_cascade_is_refused_where_it_reaches_too_far", cascades),
         Test::shared("a_table_may_belong_to_one_tenant", one_tenant),
@@ -200,6 +202,85 @@ fn before_the_parent(cluster: &Cluster) -> Result<()> {
     let refusal = legacy.refused("INSERT INTO items VALUES (3000, 3000)")?;
     ensure!(refusal.code == "23503", "{refusal:?}");
     Ok(())
+}
+
+/// A row with the parent's key takes its place, of a tenant that the child's writer may not write.
+fn replaced_parent(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "paths")?;
+    let mut operator = scene.operator()?;
+    operator.exec(TREE)?;
+    operator.exec(
+        "INSERT INTO orders SELECT n, 10 FROM generate_series(300, 305) AS n;
+         ALTER TABLE items ALTER CONSTRAINT items_order_id_fkey DEFERRABLE",
+    )?;
+    let (mut legacy, mut rebuilt) = (scene.legacy()?, scene.rebuilt()?);
+    let mut other = scene.legacy()?;
+    // A deferred key; a row that was looked at but not written; a move, a key that changes.
+    let cases = [
+        (
+            "SET CONSTRAINTS ALL DEFERRED; INSERT INTO items VALUES (1300, 300)",
+            "DELETE FROM orders WHERE id = 300",
+            "INSERT INTO orders VALUES (300, 20)",
+            "",
+        ),
+        (
+            "INSERT INTO items VALUES (20, 301) ON CONFLICT DO NOTHING",
+            "DELETE FROM orders WHERE id = 301",
+            "INSERT INTO orders VALUES (301, 20)",
+            "INSERT INTO items VALUES (1301, 301)",
+        ),
+        (
+            "SET CONSTRAINTS ALL DEFERRED; INSERT INTO items VALUES (1302, 302)",
+            "UPDATE orders SET id = 390 WHERE id = 302",
+            "INSERT INTO orders VALUES (302, 20)",
+            "",
+        ),
+    ];
+    for (writes, gives_way, takes_its_place, then) in cases {
+        legacy.exec(&format!("BEGIN; {writes}"))?;
+        other.exec(gives_way)?;
+        rebuilt.exec(takes_its_place)?;
+        let outcome = if then.is_empty() { Ok(()) } else { legacy.exec(then) };
+        let refusal = match outcome {
+            Ok(()) => legacy.refused("COMMIT")?,
+            Err(error) => bail!("{then}: {error:#}"),
+        };
+        refused_by("not_owner", &refusal, "COMMIT").map_err(|e| e.context(writes))?;
+    }
+    // Moved away by its owner, then handed over: the writer had no part in it.
+    legacy.exec("BEGIN; INSERT INTO items VALUES (1304, 304)")?;
+    other.exec("UPDATE orders SET tenant_id = 15 WHERE id = 304")?;
+    operator.exec("SELECT holdfast.cutover('15', 'rebuilt')")?;
+    refused_by("not_owner", &legacy.refused("COMMIT")?, "COMMIT")?;
+    // Nothing has changed hands: whatever else happens to parents, it commits.
+    legacy.exec("BEGIN; INSERT INTO items VALUES (1305, 305)")?;
+    other.exec("UPDATE orders SET tenant_id = 16 WHERE id = 305; DELETE FROM orders WHERE id = 303")?;
+    legacy.exec("COMMIT")?;
+    let foreign: i64 = operator.one("SELECT count(*) FROM items WHERE id BETWEEN 1300 AND 1304")?;
+    ensure!(foreign == 0, "{foreign} rows");
+    Ok(())
+}
+
+/// Legacy moves rows between its tenants as it always did.
+fn moves_disturb_nobody(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "paths")?;
+    let mut operator = scene.operator()?;
+    operator.exec(TREE)?;
+    operator.exec("INSERT INTO orders SELECT n, 1000 + n FROM generate_series(1000, 5000) AS n")?;
+    let (mut one, mut two) = (scene.legacy()?, scene.legacy()?);
+    // Of a great many tenants at once.
+    one.exec("UPDATE orders SET tenant_id = tenant_id + 100000 WHERE id >= 1000")?;
+    // While a move isn't committed, others write both tenants, and move rows of theirs.
+    one.exec("BEGIN; UPDATE orders SET tenant_id = 7 WHERE id = 1000; INSERT INTO items VALUES (5000, 1001)")?;
+    two.exec(
+        "SET lock_timeout = '2 s'; BEGIN; UPDATE orders SET tenant_id = 7, note = 'x' WHERE id = 1001;
+              INSERT INTO items VALUES (5001, 1002); COMMIT",
+    )?;
+    one.exec("UPDATE orders SET tenant_id = 8 WHERE id = 1002; COMMIT")?;
+    // A transaction with an old snapshot isn't told apart, either.
+    one.exec("BEGIN ISOLATION LEVEL SERIALIZABLE; UPDATE items SET note = 'y' WHERE id = 10")?;
+    two.exec("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT note FROM items WHERE id = 10; UPDATE orders SET note = 'n' WHERE id = 1; COMMIT")?;
+    one.exec("COMMIT")
 }
 
 fn go_with_the_parent(cluster: &Cluster) -> Result<()> {

@@ -8,7 +8,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::{aftermath, commands, drops, executor, object_access};
 use crate::pg::report;
-use crate::pg::{compat, glass, session, settings, statement};
+use crate::pg::{compat, glass, parent_changes, session, settings, statement};
 use crate::policy::glass::End;
 
 static NEXT: OnceCell<pg_sys::ProcessUtility_hook_type> = OnceCell::new();
@@ -50,6 +50,12 @@ unsafe extern "C-unwind" fn process_utility(
             _ if commands::concerns(statement, part) && !session::inert() => report::raise(commands::check(statement)),
             _ => {}
         }
+        let ends_prepared = (*statement).type_ == pg_sys::NodeTag::T_TransactionStmt
+            && (*statement.cast::<pg_sys::TransactionStmt>()).kind
+                == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED;
+        if ends_prepared {
+            parent_changes::count_prepared();
+        }
         statement::begin();
         let outer = statement::enter(pg_sys::InvalidOid, false);
         match NEXT.get() {
@@ -68,6 +74,9 @@ unsafe extern "C-unwind" fn process_utility(
             ),
         }
         statement::leave(outer);
+        if ends_prepared {
+            parent_changes::count_prepared();
+        }
         // The statement may be gone by now; what it did is known.
         if aftermath::has_notes() && !session::inert() {
             report::raise(aftermath::check());

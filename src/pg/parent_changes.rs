@@ -1,0 +1,176 @@
+//! Counts, in shared memory, the transactions that change parents (see [`super::children`]): those that delete a row from
+//! which rows of other tables have their tenants, change its key, or move it to another tenant.
+
+use std::cell::Cell;
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use once_cell::sync::OnceCell;
+use pgrx::{PgSqlErrorCode, pg_guard, pg_sys};
+
+use super::locks::{self, Patience, Tag};
+use super::session::{self, Session};
+use super::{gucs, report};
+use crate::policy::mode::Mode;
+use crate::policy::rules::Rule;
+
+#[repr(C)]
+struct Shared {
+    /// Transactions that changed parents and began to commit.
+    begun: AtomicU64,
+    /// Those of them that have ended.
+    ended: AtomicU64,
+}
+
+static NEXT_REQUEST: OnceCell<pg_sys::shmem_request_hook_type> = OnceCell::new();
+static NEXT_STARTUP: OnceCell<pg_sys::shmem_startup_hook_type> = OnceCell::new();
+
+/// What this transaction does to parents.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// It deletes some or changes their keys.
+    Removed,
+    /// It moves some to other tenants.
+    Moved,
+}
+
+thread_local! {
+    static SHARED: Cell<*const Shared> = const { Cell::new(ptr::null()) };
+    static CHANGE: Cell<Change> = const { Cell::new(Change::None) };
+    /// Whether the change was counted as begun and must be counted as ended.
+    static COMMITTING: Cell<bool> = const { Cell::new(false) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Reserves the shared memory. Called once, from `_PG_init`.
+pub fn install() {
+    // SAFETY: _PG_init runs on the postmaster's only thread.
+    unsafe {
+        let _ = NEXT_REQUEST.set(pg_sys::shmem_request_hook);
+        let _ = NEXT_STARTUP.set(pg_sys::shmem_startup_hook);
+        pg_sys::shmem_request_hook = Some(request);
+        pg_sys::shmem_startup_hook = Some(startup);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn request() {
+    // SAFETY: this hook is the place for such requests.
+    unsafe {
+        if let Some(Some(next)) = NEXT_REQUEST.get() {
+            next();
+        }
+        pg_sys::RequestAddinShmemSpace(size_of::<Shared>());
+    }
+}
+
+/// Runs at start-up and again after a crash restart.
+#[pg_guard]
+unsafe extern "C-unwind" fn startup() {
+    // SAFETY: the memory has the size asked for, and is written before any session runs.
+    unsafe {
+        if let Some(Some(next)) = NEXT_STARTUP.get() {
+            next();
+        }
+        let mut found = false;
+        let name = c"holdfast parent changes".as_ptr();
+        let shared = pg_sys::ShmemInitStruct(name, size_of::<Shared>(), &mut found).cast::<Shared>();
+        if !found {
+            shared.write(Shared { begun: AtomicU64::new(0), ended: AtomicU64::new(0) });
+        }
+        SHARED.set(shared);
+    }
+}
+
+fn shared() -> Option<&'static Shared> {
+    // SAFETY: null, or shared memory that lasts as long as the process.
+    unsafe { SHARED.get().as_ref() }
+}
+
+/// How many changes have been committed; none while one is being committed, whose rows may appear at any moment.
+pub fn now() -> Option<u64> {
+    let shared = shared()?;
+    let begun = shared.begun.load(Ordering::SeqCst);
+    (shared.ended.load(Ordering::SeqCst) == begun).then_some(begun)
+}
+
+/// Counts a change that becomes visible in a way that no callback hears of: COMMIT PREPARED. Called before and after.
+pub fn count_prepared() {
+    if let Some(shared) = shared() {
+        shared.begun.fetch_add(1, Ordering::SeqCst);
+        shared.ended.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// This transaction changes a parent.
+pub fn note(change: Change) {
+    if CHANGE.get() >= change {
+        return;
+    }
+    CHANGE.set(change);
+    if !REGISTERED.replace(true) {
+        // SAFETY: a function of this library, which is never unloaded.
+        unsafe { pg_sys::RegisterXactCallback(Some(transaction_ends), ptr::null_mut()) };
+    }
+}
+
+/// Waits until no move is being committed, and keeps others from being committed until this transaction has ended.
+pub fn keep_moves_out(session: &Session) {
+    lock(session, CHANGE.get() == Change::Moved);
+}
+
+/// Whoever holds the lock is about to end; only a prepared transaction may take longer.
+fn lock(session: &Session, exclusively: bool) {
+    let tag = Tag::moves();
+    let mode = session.policy.set.modes.of(session.who.identity.name(), Rule::NotOwner);
+    if mode != Mode::Enforce || session::only_observed() {
+        // Where nothing is refused, nobody waits either.
+        let _ = if exclusively { locks::try_take(tag) } else { locks::try_share(tag) };
+        return;
+    }
+    let patience = Patience { milliseconds: gucs::hold_timeout() };
+    let locked = if exclusively { locks::take(tag, patience) } else { locks::share(tag, patience) };
+    if locked.is_err() {
+        report::error(
+            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+            "the transaction could not be committed within holdfast.hold_timeout",
+            "Rows that have their tenants from others were being written while such others moved to another tenant, or the other way round.",
+            "Retry the transaction; see pg_prepared_xacts for one that was left behind.",
+        );
+    }
+}
+
+/// A plain frame.
+unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, _: *mut std::ffi::c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PREPARE};
+    match event {
+        XACT_EVENT_PRE_COMMIT if CHANGE.get() != Change::None => {
+            // SAFETY: nothing in this frame has a destructor.
+            unsafe { begin_commit() };
+        }
+        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
+            CHANGE.set(Change::None);
+            if COMMITTING.replace(false)
+                && let Some(shared) = shared()
+            {
+                shared.ended.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn begin_commit() {
+    if CHANGE.get() == Change::Moved
+        && let Some(session) = session::current().filter(|s| !s.who.all_off)
+    {
+        lock(&session, true);
+    }
+    if let Some(shared) = shared() {
+        shared.begun.fetch_add(1, Ordering::SeqCst);
+        COMMITTING.set(true);
+    }
+}
