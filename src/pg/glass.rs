@@ -38,6 +38,11 @@ pub fn end(session: &Session, how: End) {
     }
 }
 
+/// Ends it where there is no record to put that on.
+pub fn forget() {
+    replace(None);
+}
+
 /// The glass, if it is broken and its time isn't over.
 pub fn broken(session: &Session) -> Option<Glass> {
     // SAFETY: has no precondition.

@@ -94,7 +94,9 @@ unsafe fn discards_all(statement: *const pg_sys::DiscardStmt) -> bool {
 /// DISCARD ALL leaves nothing of a session's state to whoever gets its connection next.
 #[pg_guard]
 unsafe extern "C-unwind" fn discard() {
-    if let Some(session) = session::load() {
-        glass::end(&session, End::Discarded);
+    match session::load() {
+        Some(session) => glass::end(&session, End::Discarded),
+        // The extension has left the database, and may be back before the session ends.
+        None => glass::forget(),
     }
 }

@@ -425,7 +425,9 @@ SET work_mem = -5;
 SELECT 1 \; SELECT 2 / 0 \; SELECT 3;
 \echo == large object
 SELECT lo_get(4711);
+\if :proven
 SELECT lo_unlink(4711);
+\endif
 \echo == advisory, notify
 SELECT pg_notify('', 'x');
 NOTIFY ch, :'long';
