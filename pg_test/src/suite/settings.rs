@@ -23,6 +23,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("caps_come_and_go_at_the_next_statement", caps_come_and_go_at_the_next_statement),
         Test::shared("legacy_may_set_everything", legacy_may_set_everything),
         Test::shared("observed_settings_pass", observed_settings_pass),
+        Test::shared("behind_broken_glass_settings_stay", behind_broken_glass_settings_stay),
     ]
 }
 
@@ -74,8 +75,9 @@ fn every_way_to_set_is_asked(cluster: &Cluster) -> Result<()> {
         ("DO $$ BEGIN SET LOCAL lock_timeout = 0; END $$", refused),
         ("DO $$ BEGIN PERFORM set_config('lock_timeout', '0', true); END $$", refused),
         ("CREATE FUNCTION f() RETURNS int LANGUAGE sql SET statement_timeout = 0 AS 'SELECT 1'", refused),
-        ("ALTER FUNCTION short() SET statement_timeout = 0", refused),
-        ("ALTER FUNCTION short() SET session_replication_role = replica", refused),
+        // Stopped before it comes to the value.
+        ("ALTER FUNCTION short() SET statement_timeout = 0", Refused("destructive_command")),
+        ("ALTER FUNCTION short() SET session_replication_role = replica", Refused("destructive_command")),
         ("SELECT unlimited()", refused),
         ("SELECT replica()", refused),
         ("SELECT short()", Passes),
@@ -321,5 +323,22 @@ fn observed_settings_pass(cluster: &Cluster) -> Result<()> {
     shows(&mut rebuilt, "lock_timeout", "3h")?;
     rebuilt.exec("SET session_replication_role = replica")?;
     ensure!(scene.recorded(&rebuilt)?.len() == 2);
+    Ok(())
+}
+
+fn behind_broken_glass_settings_stay(cluster: &Cluster) -> Result<()> {
+    let scene = scene(cluster)?;
+    let mut rebuilt = scene.rebuilt()?;
+    rebuilt.exec("SELECT holdfast.break_glass('repair')")?;
+    rebuilt.exec("SET session_replication_role = replica")?;
+    rebuilt.exec("SET statement_timeout = 0")?;
+    shows(&mut rebuilt, "session_replication_role", "replica")?;
+    shows(&mut rebuilt, "statement_timeout", "0")?;
+    rebuilt.exec("SELECT holdfast.end_break_glass()")?;
+    shows(&mut rebuilt, "session_replication_role", "origin")?;
+    shows(&mut rebuilt, "statement_timeout", "20s")?;
+    let recorded = scene.recorded(&rebuilt)?;
+    let passed = recorded.iter().filter(|(rule, outcome)| rule == FORBIDDEN && outcome == "break_glass").count();
+    ensure!(passed == 2, "{recorded:?}");
     Ok(())
 }
