@@ -116,6 +116,7 @@ WITH tenant_columns AS (
              WHEN guard = 'columnless' AND has_column THEN 'its tenant column has changed its nature'
              WHEN guard = 'columnless' THEN 'its tenant column is gone'
              WHEN guard = 'pathless' THEN pg_catalog.format('by its %I no tenant can be found any more', via)
+             WHEN guard = 'missing' AND has_trigger THEN 'a table that inherits from it has no guard; guard it again'
              WHEN guard = 'missing' THEN 'its guard is missing'
              WHEN guard = 'disabled' THEN 'its guard is disabled'
              WHEN guard = 'overtaken' THEN 'its guard is not the last trigger to fire'

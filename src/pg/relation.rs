@@ -215,16 +215,6 @@ pub fn own_guard(oid: pg_sys::Oid) -> GuardState {
     Entry::read(oid).map_or(GuardState::Missing, |entry| entry.guard)
 }
 
-/// The same, with what takes the guard's meaning away: that nobody can tell whose the rows are, or may be expected to yet.
-pub fn own_state(session: &Session, oid: pg_sys::Oid) -> Option<GuardState> {
-    let whole = facts(session, oid)?.table.guard;
-    let own = own_guard(oid);
-    Some(match (whole, own) {
-        (GuardState::Columnless | GuardState::Pathless, _) | (GuardState::Unrestored, GuardState::Missing) => whole,
-        _ => own,
-    })
-}
-
 /// Whether a relation is a partition.
 pub fn is_partition(oid: pg_sys::Oid) -> bool {
     Entry::read(oid).is_some_and(|entry| entry.partition)

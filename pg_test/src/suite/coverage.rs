@@ -64,6 +64,20 @@ fn every_change_is_a_finding(cluster: &Cluster) -> Result<()> {
             "SELECT holdfast.guard_table('orders', 'tenant_id'); SELECT holdfast.unguard_table('heir'); DROP TABLE heir",
         ),
         (
+            "CREATE TABLE heir () INHERITS (orders)",
+            "orders",
+            "a table that inherits from it has no guard; guard it again",
+            "missing",
+            "DROP TABLE heir",
+        ),
+        (
+            "ALTER TABLE log_1 DISABLE TRIGGER ALL",
+            "log",
+            "its guard is disabled",
+            "disabled",
+            "SELECT holdfast.guard_table('log', 'tenant_id')",
+        ),
+        (
             "ALTER TABLE plans ADD tenant_id int",
             "plans",
             "global; its tenant_id is a tenant column elsewhere",

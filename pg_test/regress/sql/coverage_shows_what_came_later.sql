@@ -1,0 +1,34 @@
+-- What is created after the set-up is closed to the unproven backend, and shows in coverage.
+SET client_min_messages = warning;
+CREATE EXTENSION holdfast;
+CREATE TABLE brokerages (id int PRIMARY KEY);
+CREATE TABLE orders (id int PRIMARY KEY, tenant_id int NOT NULL REFERENCES brokerages);
+CREATE TABLE items (id int PRIMARY KEY, order_id int NOT NULL REFERENCES orders);
+CREATE TABLE agents (id int PRIMARY KEY, brokerage int REFERENCES brokerages);
+CREATE TABLE swaps (id int PRIMARY KEY, gives int REFERENCES orders, takes int REFERENCES orders);
+CREATE TABLE log (day int, tenant_id int) PARTITION BY LIST (day);
+CREATE TABLE log_1 PARTITION OF log FOR VALUES IN (1);
+CREATE TABLE countries (code text PRIMARY KEY);
+SELECT holdfast.begin_migration('legacy', 'rebuilt', current_date + 90);
+SELECT relation, class, tenant_column, via, action, reason FROM holdfast.guard_schema('public');
+SELECT count(*) FROM holdfast.guard_schema('public', dry_run => false);
+SELECT holdfast.set_mode('enforce');
+SELECT * FROM holdfast.coverage;
+
+CREATE TABLE log_2 PARTITION OF log FOR VALUES IN (2);
+CREATE TABLE log_3 (day int, tenant_id int);
+CREATE TABLE notes (id int, tenant_id int);
+CREATE TABLE heirs () INHERITS (orders);
+CREATE TABLE scratch (id int);
+ALTER TABLE countries ADD tenant_id int;
+SELECT * FROM holdfast.coverage WHERE finding IS NOT NULL;
+ALTER TABLE log ATTACH PARTITION log_3 FOR VALUES IN (3);
+SELECT relation, guard, finding FROM holdfast.coverage WHERE relation::text LIKE 'log%';
+SET holdfast.backend = 'rebuilt';
+INSERT INTO notes VALUES (1, 7);
+INSERT INTO log_3 VALUES (3, 7);
+RESET holdfast.backend;
+SELECT item, value FROM holdfast.status WHERE item = 'tables';
+DROP TABLE notes, heirs, scratch;
+DROP EXTENSION holdfast CASCADE;
+DROP TABLE brokerages, orders, items, agents, swaps, log, countries;
