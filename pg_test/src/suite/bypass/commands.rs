@@ -4,7 +4,9 @@ use super::attempt::Expected::{Fails, Passes, Refused};
 use super::attempt::Privileged::{Legacy, Nobody, Rebuilt};
 use super::attempt::{Attempt, Expected};
 use super::paths::Kind::{Command, Query, TopLevel, Write};
-use super::paths::Path::{AsLegacy, CachedFunction, CachedPlan, Dblink, Extended, Plain, SetRole};
+use super::paths::Path::{
+    AsLegacy, BarrierView, CachedFunction, CachedPlan, Dblink, Extended, InsteadOf, Plain, RuleView, SetRole, View,
+};
 
 const DESTRUCTIVE: &[&str] = &["destructive_command"];
 const ANYBODYS: Expected = Expected::refused(DESTRUCTIVE);
@@ -74,7 +76,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         "UPDATE shop.orders SET note = setval('shop.orders_seq', 1000)::text WHERE id = {2}",
         ANYBODYS,
     )
-    .not_by(&[CachedPlan, CachedFunction]),
+    .not_by(&[CachedPlan, CachedFunction, View, BarrierView, InsteadOf, RuleView]),
     Attempt::new(Query, "unlink_an_own_large_object", "SELECT lo_unlink({70002})", REBUILTS),
     Attempt::new(Query, "unlink_a_large_object", "SELECT lo_unlink({70001})", LEGACYS),
     Attempt::new(Query, "put_into_a_large_object", "SELECT lo_put({70002}, 0, 'x')", REBUILTS),
