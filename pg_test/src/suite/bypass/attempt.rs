@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 
 use anyhow::{Context, Result, bail};
-
 use postgres::types::Type;
 
 use super::paths::{Kind, Path, Protocol, Rights, Statement, Way, in_plpgsql};
@@ -109,7 +108,7 @@ impl Findings {
         self.made += 1;
         let mut said: Vec<_> = verdict.err().into_iter().collect();
         if !changed.is_empty() {
-            said.push(format!("CHANGED {}", changed.join(", ")));
+            said.push(format!("CHANGED, by this path or one before it: {}", changed.join(", ")));
         }
         if !said.is_empty() {
             let what = format!("{}\n    {}", attempt.sql, said.join("; "));
@@ -136,18 +135,25 @@ pub fn make(cluster: &Cluster, attempts: &[Attempt]) -> Result<()> {
     for attempt in attempts {
         let mut session = stage.rebuilt()?;
         let statement = Statement::parse(&stage.fill(attempt.sql));
-        for path in attempt.paths() {
+        let mut paths = attempt.paths().peekable();
+        while let Some(path) = paths.next() {
             let Some(way) = Way::along(path, attempt.kind, &statement) else { continue };
-            let verdict = match take(&mut stage, &mut session, &way) {
-                Ok(outcome) => judge(attempt.expected, path, &way, &outcome),
-                Err(error) => Err(format!("couldn't be made: {error:#}")),
+            let (verdict, ended) = match take(&mut stage, &mut session, &way) {
+                Ok(outcome) => (judge(attempt.expected, path, &way, &outcome), outcome.error.is_some()),
+                Err(error) => {
+                    // What is on record of it is not the next path's.
+                    stage.recorded()?;
+                    (Err(format!("couldn't be made: {error:#}")), false)
+                }
             };
             // Nothing of one path may help or hinder the next, or keep locks on what is looked at now.
             // The client library loses the thread when a COPY is refused before it begins.
             if verdict.is_err() || attempt.kind == Kind::Copy || session.is_closed() {
                 session = stage.rebuilt()?;
             }
-            let changed = stage.changed();
+            // What ended in an error as it should is looked at together with the other paths.
+            let look = verdict.is_err() || !ended || paths.peek().is_none();
+            let changed = if look { stage.changed() } else { Vec::new() };
             findings.tell(attempt, path, verdict, &changed);
             if !changed.is_empty() {
                 // One way is enough to know that the attempt succeeds.
@@ -181,6 +187,7 @@ fn make_cached(stage: &mut Stage, attempts: &[Attempt], findings: &mut Findings)
             .context(attempt.sql)?;
         let decisive = [
             (Path::CachedPlan, format!("EXECUTE plan_{n}{arguments}")),
+            (Path::CachedExplained, format!("EXPLAIN ANALYZE EXECUTE plan_{n}{arguments}")),
             (Path::CachedFunction, format!("SELECT pg_temp.function_{n}({})", arguments.trim_matches(['(', ')']))),
         ];
         for (path, sql) in decisive {
@@ -199,10 +206,12 @@ fn make_cached(stage: &mut Stage, attempts: &[Attempt], findings: &mut Findings)
     if !changed.is_empty() {
         bail!("observing changed {changed:?}");
     }
-    for (attempt, path, way) in ways {
+    let mut ways = ways.into_iter().peekable();
+    while let Some((attempt, path, way)) = ways.next() {
         let outcome = take(stage, &mut session, &way)?;
         let verdict = judge(attempt.expected, path, &way, &outcome);
-        let changed = stage.changed();
+        let look = verdict.is_err() || outcome.error.is_none() || ways.peek().is_none();
+        let changed = if look { stage.changed() } else { Vec::new() };
         if !changed.is_empty() {
             stage.baseline = stage.contents()?;
         }
@@ -212,8 +221,6 @@ fn make_cached(stage: &mut Stage, attempts: &[Attempt], findings: &mut Findings)
 }
 
 fn take(stage: &mut Stage, session: &mut Session, way: &Way) -> Result<Outcome> {
-    // Of a path that couldn't be taken to its end.
-    stage.recorded()?;
     if let Some(carrier) = &way.carrier {
         stage.operate(carrier).context("the carrier")?;
     }

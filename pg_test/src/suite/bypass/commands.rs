@@ -4,7 +4,9 @@ use super::attempt::Expected::{Fails, Passes, Refused};
 use super::attempt::Privileged::{Legacy, Nobody, Rebuilt};
 use super::attempt::{Attempt, Expected};
 use super::paths::Kind::{Command, Query, TopLevel, Write};
-use super::paths::Path::{AsLegacy, CachedFunction, CachedPlan, Dblink, Extended, Plain, SetRole};
+use super::paths::Path::{
+    AsLegacy, BarrierView, CachedFunction, CachedPlan, Dblink, Extended, InsteadOf, Plain, RuleView, SetRole, View,
+};
 
 const DESTRUCTIVE: &[&str] = &["destructive_command"];
 const ANYBODYS: Expected = Expected::refused(DESTRUCTIVE);
@@ -74,14 +76,13 @@ pub const ATTEMPTS: &[Attempt] = &[
         "UPDATE shop.orders SET note = setval('shop.orders_seq', 1000)::text WHERE id = {2}",
         ANYBODYS,
     )
-    .not_by(&[CachedPlan, CachedFunction]),
+    .not_by(&[CachedPlan, CachedFunction, View, BarrierView, InsteadOf, RuleView]),
     Attempt::new(Query, "unlink_an_own_large_object", "SELECT lo_unlink({70002})", REBUILTS),
     Attempt::new(Query, "unlink_a_large_object", "SELECT lo_unlink({70001})", LEGACYS),
     Attempt::new(Query, "put_into_a_large_object", "SELECT lo_put({70002}, 0, 'x')", REBUILTS),
     Attempt::new(Query, "write_a_large_object", "SELECT lowrite(lo_open({70002}, 131072), 'x')", REBUILTS),
     Attempt::new(Query, "truncate_a_large_object", "SELECT lo_truncate(lo_open({70002}, 131072), 0)", REBUILTS),
-    Attempt::new(Query, "create_a_large_object", "SELECT lo_create({70003})", ANYBODYS),
-    Attempt::new(Query, "load_a_large_object", "SELECT lo_from_bytea({70003}, 'x')", ANYBODYS),
+    Attempt::new(Query, "create_a_large_object_over_another", "SELECT lo_from_bytea({70001}, 'x')", Fails("23505")),
     Attempt::new(Query, "import_a_large_object", "SELECT lo_import('/etc/hosts', {70003})", SUPERUSERS),
     Attempt::new(Query, "export_a_large_object", "SELECT lo_export({70002}, '/tmp/holdfast.exported')", SUPERUSERS),
     Attempt::new(Query, "read_a_large_object", "SELECT lo_get({70002})", Passes).not_by(&[Dblink, SetRole, AsLegacy]),

@@ -3,7 +3,8 @@
 //! - [`stage`] a guarded shop, and a checksum of everything in it
 //! - [`paths`] the ways that a statement can take to the server
 //! - [`attempt`] makes attempts along them, and judges
-//! - [`rows`], [`reach`] the attempts
+//! - [`rows`], [`reach`], [`copies`], [`commands`], [`tampering`], [`scripts`] the attempts, as tables
+//! - [`elsewhere`], [`deputies`] those that no table holds
 
 mod attempt;
 mod commands;

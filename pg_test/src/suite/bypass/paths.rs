@@ -11,6 +11,8 @@ pub enum Path {
     Extended,
     /// A generic plan that was made and run while it was allowed.
     CachedPlan,
+    /// EXPLAIN ANALYZE of one.
+    CachedExplained,
     /// A plpgsql function that was run while it was allowed.
     CachedFunction,
     /// A plpgsql function.
@@ -155,7 +157,7 @@ const FUNCTIONS: &[Path] = &[
     Dblink,
 ];
 /// Ways for what has a plan.
-const PLANNED: &[Path] = &[CachedPlan, CachedFunction, AtomicBody, ExplainAnalyze];
+const PLANNED: &[Path] = &[CachedPlan, CachedExplained, CachedFunction, AtomicBody, ExplainAnalyze];
 /// Ways for what names a table to write.
 const VIEWS: &[Path] = &[View, BarrierView];
 /// Ways for what a rule can do, or be done instead of.
@@ -313,7 +315,7 @@ impl Way {
         let parameterised = &statement.parameterised;
         let in_schema = |schema: &str| Way::simple(sql.replace("shop.", &format!("{schema}.")));
         Some(match path {
-            CachedPlan | CachedFunction => return None,
+            CachedPlan | CachedExplained | CachedFunction => return None,
             Plain if kind == Kind::Script => Way::simple(sql.clone()).before("BEGIN").after("ROLLBACK"),
             Plain => Way::simple(sql.clone()),
             Extended => Way { protocol: Protocol::Extended(statement.argument), ..Way::simple(parameterised.clone()) },

@@ -2,8 +2,8 @@
 
 use super::attempt::Expected::Passes;
 use super::attempt::{Attempt, Expected};
-use super::paths::Kind::{Compound, Query, Upsert, Write};
-use super::paths::Path::{self, BarrierView, Dblink, InsteadOf, RuleView};
+use super::paths::Kind::{Compound, Query, TopLevel, Upsert, Write};
+use super::paths::Path::{self, BarrierView, Dblink, InsteadOf, Rule, RuleView};
 
 const NOT_OWNER: Expected = Expected::refused(&["not_owner"]);
 const FROZEN: Expected = Expected::refused(&["tenant_frozen"]);
@@ -107,7 +107,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         "UPDATE shop.orders SET note = 'x' WHERE id = {1} RETURNING id, note",
         NOT_OWNER,
     )
-    .not_by(&[RuleView]),
+    .not_by(&[Rule, RuleView]),
     Attempt::new(Write, "update_an_outside_column", "UPDATE shop.orders SET extra = {1} WHERE id = 2", OUTSIDE)
         .not_by(REWORDED),
     Attempt::new(
@@ -152,7 +152,8 @@ pub const ATTEMPTS: &[Attempt] = &[
         "upsert_a_row_over_to_another",
         "INSERT INTO shop.orders (id, tenant_id) VALUES (2, 20) ON CONFLICT (id) DO UPDATE SET tenant_id = {10}",
         NOT_OWNER,
-    ),
+    )
+    .not_by(&[Rule]),
     Attempt::new(
         Upsert,
         "upsert_what_is_excluded",
@@ -243,11 +244,11 @@ pub const ATTEMPTS: &[Attempt] = &[
         .not_by(REFILTERED),
     Attempt::new(
         Write,
-        "delete_where_the_tenant_is_itself",
+        "delete_where_a_nullable_column_is_itself",
         "DELETE FROM shop.notes WHERE tenant_id = tenant_id",
-        UNFILTERED,
-    )
-    .not_by(REFILTERED),
+        // To the planner that is IS NOT NULL, a condition.
+        NOT_OWNER,
+    ),
     Attempt::new(
         Write,
         "delete_where_something_exists",
@@ -267,7 +268,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     Attempt::new(Write, "write_an_unclassified_table", "INSERT INTO shop.loose (id) VALUES ({60})", OUTSIDE),
     Attempt::new(Write, "delete_from_an_unclassified_table", "DELETE FROM shop.loose WHERE id = {1}", OUTSIDE),
     Attempt::new(Write, "write_legacys_own_table", "UPDATE shop.ledger SET note = 'x' WHERE id = {1}", OUTSIDE),
-    // Reading is never refused, not even under locks.
+    // Reading is never refused, not even under locks; nor is asking what a write would do.
+    Attempt::new(TopLevel, "explain_a_write", "EXPLAIN DELETE FROM shop.orders", Passes),
     Attempt::new(Query, "read_everything", "SELECT * FROM shop.orders", Passes).not_by(&[Dblink]),
     Attempt::new(Query, "read_for_update", "SELECT id FROM shop.orders WHERE tenant_id = {10} FOR UPDATE", Passes).not_by(&[Dblink]),
     Attempt::new(Query, "read_for_no_key_update", "SELECT id FROM shop.plans FOR NO KEY UPDATE", Passes).not_by(&[Dblink]),

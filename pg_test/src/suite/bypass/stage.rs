@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-
 use postgres::Statement;
 
 use crate::client::Session;
@@ -33,6 +32,9 @@ const OWNERSHIP: [&str; 10] = [
     "flush_events()",
 ];
 
+const RECORDED: &str =
+    "SELECT id, rule, sqlstate FROM holdfast.event WHERE id > $1 AND outcome = 'refused' ORDER BY id";
+
 /// A checksum for everything that must not change.
 pub type Contents = BTreeMap<String, Option<String>>;
 
@@ -58,6 +60,7 @@ pub struct Stage {
     /// What `contents` last was when all was well.
     pub baseline: Contents,
     contents: Statement,
+    recorded: Statement,
     seen: i64,
     socket: String,
     port: u16,
@@ -73,6 +76,7 @@ impl Stage {
         let mut observer = database.connect()?;
         let mut stage = Stage {
             contents: observer.prepare("SELECT")?,
+            recorded: observer.prepare(RECORDED)?,
             observer,
             baseline: Contents::new(),
             seen: 0,
@@ -144,8 +148,7 @@ impl Stage {
 
     /// The refusals on record since this was asked last.
     pub fn recorded(&mut self) -> Result<Vec<Recorded>> {
-        let sql = "SELECT id, rule, sqlstate FROM holdfast.event WHERE id > $1 AND outcome = 'refused' ORDER BY id";
-        let rows = self.observer.query(sql, &[&self.seen])?;
+        let rows = self.observer.query(&self.recorded, &[&self.seen])?;
         let mut recorded = Vec::new();
         for row in rows {
             self.seen = row.try_get(0)?;

@@ -4,14 +4,13 @@ use super::attempt::Expected::{Fails, Refused};
 use super::attempt::Privileged::{Legacy, Nobody, Rebuilt};
 use super::attempt::{Attempt, Expected};
 use super::paths::Kind::{Command, Query, TopLevel};
-use super::paths::Path::AsSuperuser;
+use super::paths::Path::{AsLegacy, AsSuperuser, SetRole};
 
-const TAMPERING: &[&str] = &["guard_tampering"];
-/// What is part of the guard and is destroyed at once.
+/// An unproven backend may not alter a guarded table at all, and what is part of the guard is the guard's.
 const EITHER: &[&str] = &["guard_tampering", "destructive_command"];
 const SETTING: &[&str] = &["forbidden_setting", "guard_tampering"];
-const OWN_GUARD: Expected = Refused(TAMPERING, Rebuilt);
-const LEGACYS_GUARD: Expected = Refused(TAMPERING, Legacy);
+const OWN_GUARD: Expected = Refused(EITHER, Rebuilt);
+const LEGACYS_GUARD: Expected = Refused(EITHER, Legacy);
 const EXTENSION: Expected = Refused(EITHER, Nobody);
 const FUNCTION: Expected = Fails("42501");
 
@@ -24,12 +23,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         OWN_GUARD,
     ),
     Attempt::new(Command, "disable_user_triggers", "ALTER TABLE shop.notes DISABLE TRIGGER USER", OWN_GUARD),
-    Attempt::new(
-        Command,
-        "disable_all_triggers",
-        "ALTER TABLE shop.notes DISABLE TRIGGER ALL",
-        Refused(TAMPERING, Rebuilt),
-    ),
+    Attempt::new(Command, "disable_all_triggers", "ALTER TABLE shop.notes DISABLE TRIGGER ALL", OWN_GUARD),
     Attempt::new(
         Command,
         "disable_the_trigger_of_legacys_table",
@@ -55,17 +49,12 @@ pub const ATTEMPTS: &[Attempt] = &[
         "ALTER TABLE shop.notes ENABLE REPLICA TRIGGER \"~holdfast_guard\"",
         OWN_GUARD,
     ),
-    Attempt::new(
-        Command,
-        "drop_the_trigger",
-        "DROP TRIGGER \"~holdfast_guard\" ON shop.notes",
-        Refused(EITHER, Rebuilt),
-    ),
+    Attempt::new(Command, "drop_the_trigger", "DROP TRIGGER \"~holdfast_guard\" ON shop.notes", OWN_GUARD),
     Attempt::new(
         Command,
         "drop_the_trigger_of_legacys_table",
         "DROP TRIGGER \"~holdfast_guard\" ON shop.orders",
-        Refused(EITHER, Legacy),
+        LEGACYS_GUARD,
     ),
     Attempt::new(
         Command,
@@ -77,13 +66,13 @@ pub const ATTEMPTS: &[Attempt] = &[
         Command,
         "replace_the_trigger",
         "CREATE OR REPLACE TRIGGER \"~holdfast_guard\" BEFORE INSERT ON shop.notes FOR EACH ROW EXECUTE FUNCTION shop.move()",
-        Refused(EITHER, Rebuilt),
+        OWN_GUARD,
     ),
     Attempt::new(
         Command,
         "fire_after_the_trigger",
         "CREATE TRIGGER \"~zz\" BEFORE UPDATE ON shop.notes FOR EACH ROW EXECUTE FUNCTION shop.move()",
-        Refused(EITHER, Rebuilt),
+        OWN_GUARD,
     ),
     Attempt::new(
         Command,
@@ -91,12 +80,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         "ALTER TRIGGER move ON shop.moved RENAME TO \"~zz\"",
         LEGACYS_GUARD,
     ),
-    Attempt::new(
-        Command,
-        "drop_the_tenant_column",
-        "ALTER TABLE shop.drafts DROP COLUMN tenant_id",
-        Refused(EITHER, Rebuilt),
-    ),
+    Attempt::new(Command, "drop_the_tenant_column", "ALTER TABLE shop.drafts DROP COLUMN tenant_id", OWN_GUARD),
     Attempt::new(
         Command,
         "rename_the_tenant_column",
@@ -180,7 +164,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         "UPDATE pg_catalog.pg_trigger SET tgenabled = 'D' WHERE tgname = '~holdfast_guard'",
         Refused(&["guard_tampering", "outside_surface"], Nobody),
     ),
-    Attempt::new(Command, "load_a_library", "LOAD 'auto_explain'", Refused(EITHER, Nobody)),
+    Attempt::new(Command, "load_a_library", "LOAD 'auto_explain'", EXTENSION),
     // Policy is for operators. A superuser's function that calls these for anybody is the superuser's doing.
     Attempt::new(Query, "call_cutover", "SELECT holdfast.cutover('10', 'rebuilt')", FUNCTION).not_by(&[AsSuperuser]),
     Attempt::new(Query, "call_set_mode", "SELECT holdfast.set_mode('off')", FUNCTION).not_by(&[AsSuperuser]),
@@ -248,7 +232,8 @@ pub const ATTEMPTS: &[Attempt] = &[
         "switch_the_guard_off_at_the_next_login",
         "ALTER ROLE :rebuilt SET holdfast.enabled = off",
         Fails("55P02"),
-    ),
+    )
+    .not_by(&[AsLegacy, SetRole]),
     Attempt::new(TopLevel, "become_legacy", "SET SESSION AUTHORIZATION :legacy", FUNCTION),
     Attempt::new(TopLevel, "become_a_superuser", "SET SESSION AUTHORIZATION postgres", FUNCTION),
     Attempt::new(Command, "set_no_timeout", "SET statement_timeout = 0", Expected::refused(&["forbidden_setting"])),
