@@ -103,9 +103,10 @@ fn play(postgres: &Postgres, seed: u64, tally: &mut Tally, progress: &Progress) 
     platform.guard(&platform.database)?;
     dba.exec(&format!(
         "CREATE SCHEMA mine AUTHORIZATION {role}; GRANT CREATE ON SCHEMA public TO {role};
-         GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON LARGE OBJECT 4242 TO {role};
+         GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}, {legacy}; GRANT ALL ON LARGE OBJECT 4242 TO {role};
          GRANT ALL ON DATABASE {name} TO {role}; SELECT holdfast.set_mode(NULL, 'rebuilt', 'unfiltered_write')",
         role = platform.rebuilt,
+        legacy = platform.legacy,
         name = platform.database.name,
     ))?;
     if seed % 2 == 1 {

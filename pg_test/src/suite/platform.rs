@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result};
 use postgres::SimpleQueryMessage;
 
-use crate::client::{Refusal, Session};
+use crate::client::{Refusal, Rows, Session};
 use crate::cluster::Cluster;
 use crate::database::{Database, Role};
 
@@ -41,12 +41,11 @@ pub const POLICY_STATE: &str = "
         WHERE NOT tgisinternal
     ORDER BY 1, 2";
 
-/// What the tables hold, in an order that doesn't depend on where a row lies.
-pub const CONTENTS: &str = "
-    SELECT c.oid::regclass::text, r.rows FROM pg_catalog.pg_class c,
-    LATERAL (SELECT query_to_xml(format('SELECT t::text FROM ONLY %s AS t ORDER BY 1', c.oid::regclass), true, true, '')::text
-             AS rows) AS r
-    WHERE c.relkind = 'r' AND c.relnamespace::regnamespace::text IN ('public', '\"Billing Dept\"', 'tenant_20') ORDER BY 1";
+/// Makes a query for what all tables of the application hold, each row with its table, wherever it lies.
+const CONTENTS: &str = "
+    SELECT string_agg(format('SELECT %L, t::text FROM ONLY %s AS t', oid::regclass, oid::regclass), ' UNION ALL ') || ' ORDER BY 1, 2'
+    FROM pg_catalog.pg_class
+    WHERE relkind = 'r' AND relnamespace::regnamespace::text IN ('public', '\"Billing Dept\"', 'tenant_20')";
 
 /// Writes of every kind, most of which are refused to one backend or to both.
 pub const WRITES: [&str; 40] = [
@@ -165,6 +164,12 @@ impl Platform {
         }
         Ok(verdicts)
     }
+}
+
+/// What the application's tables hold.
+pub fn contents(session: &mut Session) -> Result<Rows> {
+    let query: String = session.one(CONTENTS)?;
+    session.rows(&query)
 }
 
 /// What becomes of a statement, in a transaction that is rolled back.

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::Test;
-use super::platform::{CONTENTS, POLICY_STATE, Platform, policy};
+use super::platform::{POLICY_STATE, Platform, contents, policy};
 use crate::client::{Rows, Session};
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::database::Database;
@@ -52,7 +52,7 @@ impl<'a> Original<'a> {
         rebuilt.exec("INSERT INTO orders (tenant_id) VALUES (20)")?;
         let mut dba = platform.database.connect()?;
         dba.exec("SELECT holdfast.flush_events()")?;
-        let (policy, contents, events) = (dba.rows(POLICY_STATE)?, dba.rows(CONTENTS)?, dba.rows(EVENTS)?);
+        let (policy, contents, events) = (dba.rows(POLICY_STATE)?, contents(&mut dba)?, dba.rows(EVENTS)?);
         ensure!(!events.is_empty() && policy.len() > 100, "{} rows of policy", policy.len());
         Ok(Original { cluster, platform, policy, contents, events, verdicts: Vec::new() })
     }
@@ -83,7 +83,7 @@ impl<'a> Original<'a> {
     /// The copy is guarded as the original is.
     fn ensure_same(&mut self, copy: &Database) -> Result<()> {
         let mut there = copy.connect()?;
-        same("rows", &there.rows(CONTENTS)?, &self.contents)?;
+        same("rows", &contents(&mut there)?, &self.contents)?;
         same("policy", &there.rows(POLICY_STATE)?, &self.policy)?;
         same("events", &there.rows(EVENTS)?, &self.events)?;
         self.ensure_judged_alike(copy)?;
@@ -276,7 +276,7 @@ fn disabled_triggers(cluster: &Cluster) -> Result<()> {
         succeeds(cluster, restore(cluster, &copy.name, file, args))?;
     }
     let mut dba = copy.connect()?;
-    same("rows", &dba.rows(CONTENTS)?, &original.contents)?;
+    same("rows", &contents(&mut dba)?, &original.contents)?;
     for role in [&original.platform.legacy, &original.platform.rebuilt] {
         for tenant in [10, 20] {
             let sql = format!("UPDATE orders SET note = 'x' WHERE tenant_id = {tenant}");
