@@ -19,6 +19,8 @@ pub fn tests() -> Vec<Test> {
         Test::shared("a_transaction_writes_the_limit_and_no_row_more", a_transaction),
         Test::shared("rows_that_a_savepoint_took_back_are_not_counted", savepoints),
         Test::shared("a_loop_that_swallows_refusals_writes_no_row_more", swallowed),
+        Test::shared("errors_on_the_way_leave_no_row_uncounted", errors_on_the_way),
+        Test::shared("deferred_triggers_belong_to_their_statement", deferred_triggers),
         Test::shared("a_statement_writes_one_tenant", one_tenant),
         Test::shared("limits_take_effect_at_the_next_statement", the_next_statement),
         Test::shared("a_proven_backend_is_not_limited", a_proven_backend),
@@ -339,5 +341,41 @@ fn observed(cluster: &Cluster) -> Result<()> {
     rebuilt.exec("DELETE FROM big WHERE id BETWEEN 1 AND 1000")?;
     let recorded = scene.recorded(&rebuilt)?;
     ensure!(recorded == [("row_budget".to_owned(), "observed".to_owned())], "{recorded:?}");
+    Ok(())
+}
+
+/// A row that is stopped on its way to another partition, tenants that were refused in a block.
+fn errors_on_the_way(cluster: &Cluster) -> Result<()> {
+    let scene = set(cluster, "rows_per_statement => 3")?;
+    // The session's first guarded write is inside of a block.
+    let sql = "DO $$BEGIN
+        BEGIN UPDATE big SET note = 'a' WHERE id = 1; UPDATE big SET note = 'a' WHERE id = -21; EXCEPTION WHEN OTHERS THEN NULL; END;
+        UPDATE big SET note = 'b' WHERE id = 1; UPDATE big SET note = 'b' WHERE id = -21; END$$";
+    let refusal = scene.rebuilt()?.refused(sql)?;
+    ensure!(refusal.code == "WG012", "{refusal:?}");
+    let mut rebuilt = scene.rebuilt()?;
+    let sql = "DO $$BEGIN FOR i IN 1..20 LOOP
+        BEGIN UPDATE parted SET part = 99 WHERE id = 1; EXCEPTION WHEN check_violation THEN NULL; END;
+        INSERT INTO parted VALUES (100000 + i, 20, 1); END LOOP; END$$";
+    stops(&mut rebuilt, 3, sql)?;
+    let written: i64 = rebuilt.one("SELECT count(*) FROM parted WHERE id > 100000")?;
+    ensure!(written == 0, "{written} rows");
+    Ok(())
+}
+
+fn deferred_triggers(cluster: &Cluster) -> Result<()> {
+    let scene = set(cluster, "rows_per_statement => 5")?;
+    scene.operator()?.exec(
+        "CREATE FUNCTION spread() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN FOR i IN 1..10 LOOP UPDATE big SET note = ''spread'' WHERE id = i; END LOOP; RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER spread AFTER INSERT ON echoed DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION spread()",
+    )?;
+    stops(&mut scene.rebuilt()?, 5, "INSERT INTO echoed VALUES (1, 20)")?;
+    let mut rebuilt = scene.rebuilt()?;
+    rebuilt.exec("BEGIN; INSERT INTO echoed VALUES (1, 20)")?;
+    stops(&mut rebuilt, 5, "COMMIT")?;
+    let spread: i64 = rebuilt.one("SELECT count(*) FROM big WHERE note = 'spread'")?;
+    ensure!(spread == 0, "{spread} rows");
     Ok(())
 }
