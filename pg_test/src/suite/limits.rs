@@ -30,6 +30,10 @@ pub fn tests() -> Vec<Test> {
 
 const LIMIT: u64 = 300;
 
+/// Of the table `big` and of the children of a parent.
+const MANY: u64 = 50_000;
+const FEW: u64 = 5_000;
+
 const TABLES: &str = "
     CREATE TABLE big (id int PRIMARY KEY, tenant_id int, note text) WITH (autovacuum_enabled = off);
     CREATE TABLE parents (id int PRIMARY KEY, tenant_id int);
@@ -45,20 +49,24 @@ const TABLES: &str = "
     CREATE FUNCTION remove(id int) RETURNS void LANGUAGE plpgsql AS 'BEGIN DELETE FROM big WHERE big.id = $1; END';
     CREATE FUNCTION remove_all() RETURNS void LANGUAGE plpgsql AS 'BEGIN DELETE FROM big WHERE id > 0; END';
     CREATE FUNCTION remove_in_sql() RETURNS void LANGUAGE sql BEGIN ATOMIC DELETE FROM big WHERE id > 0; END;
-    INSERT INTO big SELECT n, 20 FROM generate_series(1, 50000) n;
+    INSERT INTO big SELECT n, 20 FROM generate_series(1, :rows) n;
     INSERT INTO big VALUES (-21, 21);
     INSERT INTO parents VALUES (1, 20), (2, 20), (3, 20);
-    INSERT INTO children SELECT n, 20, 1 FROM generate_series(1, 50000) n;
+    INSERT INTO children SELECT n, 20, 1 FROM generate_series(1, :rows) n;
     INSERT INTO children SELECT 50000 + n, 20, 2 FROM generate_series(1, 299) n;
     INSERT INTO children SELECT 60000 + n, 20, 3 FROM generate_series(1, 300) n;
     INSERT INTO parted SELECT n, 20, 1 FROM generate_series(1, 1000) n;
     GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC";
 
-/// A scene with tables for counting, and the limits that are given.
+/// A scene with small tables for counting, and the limits that are given.
 fn set(cluster: &Cluster, limits: &str) -> Result<Scene> {
+    set_with(cluster, limits, FEW)
+}
+
+fn set_with(cluster: &Cluster, limits: &str, rows: u64) -> Result<Scene> {
     let scene = Scene::set(cluster, "limits")?;
     let mut operator = scene.operator()?;
-    operator.exec(TABLES)?;
+    operator.exec(&TABLES.replace(":rows", &rows.to_string()))?;
     for table in ["big", "parents", "children", "parted", "echoed"] {
         operator.exec(&format!(
             "SELECT holdfast.guard_table('{table}', 'tenant_id'); SELECT holdfast.allow_writes('rebuilt', '{table}')"
@@ -105,7 +113,7 @@ fn stops(session: &mut Session, limit: u64, sql: &str) -> Result<()> {
 }
 
 fn a_big_delete_changes_nothing(cluster: &Cluster) -> Result<()> {
-    let scene = set(cluster, "rows_per_statement => 300")?;
+    let scene = set_with(cluster, "rows_per_statement => 300", MANY)?;
     let before = contents(&scene)?;
     let mut rebuilt = scene.rebuilt()?;
     let deletes = [
@@ -142,9 +150,9 @@ fn the_limit_and_no_row_more(cluster: &Cluster) -> Result<()> {
         "UPDATE big SET note = 'x' WHERE id BETWEEN 1 AND {n}",
         "DELETE FROM big WHERE id BETWEEN 1 AND {n}",
         "INSERT INTO big SELECT n, 20 FROM generate_series(1, {n}) n ON CONFLICT (id) DO UPDATE SET note = 'x'",
-        "INSERT INTO big SELECT 49900 + n, 20 FROM generate_series(1, {n}) n ON CONFLICT (id) DO UPDATE SET note = 'x'",
-        "MERGE INTO big USING generate_series(49901, 49900 + {n}) n ON big.id = n
-         WHEN MATCHED AND n < 49950 THEN DELETE WHEN MATCHED THEN UPDATE SET note = 'x' WHEN NOT MATCHED THEN INSERT VALUES (n, 20)",
+        "INSERT INTO big SELECT 4900 + n, 20 FROM generate_series(1, {n}) n ON CONFLICT (id) DO UPDATE SET note = 'x'",
+        "MERGE INTO big USING generate_series(4901, 4900 + {n}) n ON big.id = n
+         WHEN MATCHED AND n < 4950 THEN DELETE WHEN MATCHED THEN UPDATE SET note = 'x' WHEN NOT MATCHED THEN INSERT VALUES (n, 20)",
         "UPDATE parted SET part = 2 WHERE id BETWEEN 1 AND {n}",
         "WITH a AS (UPDATE big SET note = 'x' WHERE id BETWEEN 1 AND 200),
               b AS (INSERT INTO parted SELECT n, 20, 2 FROM generate_series(201, {n}) n) SELECT 1",
@@ -198,7 +206,7 @@ fn one_message(cluster: &Cluster) -> Result<()> {
     rebuilt.exec(&format!("BEGIN; {}; {}; {}; ROLLBACK", delete(1, 300), delete(301, 600), delete(601, 900)))?;
     stops(&mut rebuilt, LIMIT, &format!("{}; {}", delete(1, 300), delete(301, 601)))?;
     // They were one transaction.
-    ensure!(scene.operator()?.one::<i64>("SELECT count(*) FROM big")? == 50_001);
+    ensure!(scene.operator()?.one::<i64>("SELECT count(*) FROM big")? == 5_001);
     // Each execution of what was prepared is one.
     rebuilt.exec("PREPARE p AS DELETE FROM big WHERE id BETWEEN $1 AND $2; BEGIN")?;
     for n in 0..7 {
@@ -236,7 +244,7 @@ fn a_transaction(cluster: &Cluster) -> Result<()> {
 fn savepoints(cluster: &Cluster) -> Result<()> {
     let scene = set(cluster, "rows_per_transaction => 500")?;
     let mut rebuilt = scene.rebuilt()?;
-    let next = "UPDATE big SET note = 'x' WHERE id = 40000";
+    let next = "UPDATE big SET note = 'x' WHERE id = 4000";
     rebuilt.exec("BEGIN; DELETE FROM big WHERE id BETWEEN 1 AND 300")?;
     for _ in 0..3 {
         rebuilt.exec("SAVEPOINT s; DELETE FROM big WHERE id BETWEEN 301 AND 500; ROLLBACK TO s")?;
@@ -262,7 +270,7 @@ fn swallowed(cluster: &Cluster) -> Result<()> {
          END LOOP; END$$",
     )?;
     let left: i64 = scene.operator()?.one("SELECT count(*) FROM big")?;
-    ensure!(left == 50_001 - 300, "{} rows deleted", 50_001 - left);
+    ensure!(left == 5_001 - 300, "{} rows deleted", 5_001 - left);
     ensure!(scene.recorded(&rebuilt)?.len() == 10, "not every refusal is on record");
     Ok(())
 }

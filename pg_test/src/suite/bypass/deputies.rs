@@ -67,6 +67,21 @@ pub fn autovacuum_carries_no_writes(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
+/// A generated column isn't computed yet when the guard sees the row, so it can't lead to the tenant.
+pub fn a_generated_key_tells_no_tenant(cluster: &Cluster) -> Result<()> {
+    let mut stage = Stage::set(cluster)?;
+    stage.operate(
+        "CREATE TABLE shop.made (id int PRIMARY KEY, k int, order_id int GENERATED ALWAYS AS (k) STORED REFERENCES shop.orders);
+         INSERT INTO shop.made VALUES (1, 12); GRANT ALL ON shop.made TO :rebuilt",
+    )?;
+    let guard = "SELECT holdfast.guard_table('shop.made', via => 'order_id'); SELECT holdfast.allow_writes('rebuilt', 'shop.made')";
+    if stage.observer.batch_execute(guard).is_ok() {
+        let refusal = stage.rebuilt()?.refused("UPDATE shop.made SET k = 1 WHERE id = 1")?;
+        ensure!(refusal.constraint.as_deref() == Some("not_owner"), "{refusal:?}");
+    }
+    Ok(())
+}
+
 /// libpq's large-object calls are functions by number, without a statement.
 pub fn functions_called_by_number_are_judged(cluster: &Cluster) -> Result<()> {
     let mut stage = Stage::set(cluster)?;

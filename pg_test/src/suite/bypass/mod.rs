@@ -42,6 +42,7 @@ pub fn tests() -> Vec<Test> {
             ClusterOptions::new().set("autovacuum_naptime", "1s"),
             deputies::autovacuum_carries_no_writes,
         ),
+        Test::shared("a_generated_key_tells_no_tenant", deputies::a_generated_key_tells_no_tenant),
         Test::shared("functions_called_by_number_are_judged", deputies::functions_called_by_number_are_judged),
         Test::shared("an_owner_opens_no_table", deputies::an_owner_opens_no_table),
         Test::shared(

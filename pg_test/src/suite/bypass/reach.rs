@@ -5,6 +5,7 @@ use super::paths::Kind::{Compound, Upsert, Write};
 use super::paths::Path::{self, InsteadOf, RuleView};
 
 const NOT_OWNER: Expected = Expected::refused(&["not_owner"]);
+const GLOBAL: Expected = Expected::refused(&["global_write"]);
 const CASCADE: Expected = Expected::refused(&["cascade"]);
 
 /// Views whose rules and triggers write three columns only.
@@ -96,6 +97,36 @@ pub const ATTEMPTS: &[Attempt] = &[
         "MERGE INTO shop.orders o USING (VALUES ({3}::int)) v (id) ON o.id = v.id WHEN MATCHED THEN DELETE",
         CASCADE,
     ),
+    // Tenants told by foreign keys. What the column tenant_id says there is nobody's business.
+    Attempt::new(Write, "insert_a_child_of_anothers_row", "INSERT INTO shop.lines (id, order_id) VALUES (60, {1})", NOT_OWNER)
+        .not_by(REWORDED),
+    Attempt::new(Write, "insert_a_child_of_nobody", "INSERT INTO shop.lines (id, tenant_id) VALUES ({60}, 20)", GLOBAL),
+    Attempt::new(
+        Write,
+        "insert_a_child_of_what_isnt_there_yet",
+        "INSERT INTO shop.lines (id, order_id) VALUES (60, {1000})",
+        GLOBAL,
+    )
+    .not_by(REWORDED),
+    Attempt::new(Write, "update_a_child_of_anothers_row", "UPDATE shop.lines SET note = 'x' WHERE id = {1}", NOT_OWNER),
+    Attempt::new(Write, "give_a_child_away", "UPDATE shop.lines SET order_id = {1} WHERE id = 2", NOT_OWNER)
+        .not_by(REWORDED),
+    Attempt::new(Write, "take_a_child_over", "UPDATE shop.lines SET order_id = {12} WHERE id = 1", NOT_OWNER),
+    Attempt::new(Write, "delete_a_child_of_anothers_row", "DELETE FROM shop.lines WHERE id = {1}", Expected::refused(&["not_owner", "cascade"])),
+    Attempt::new(Write, "insert_a_grandchild_of_anothers_row", "INSERT INTO shop.taxes (id, line_id) VALUES (60, {1})", NOT_OWNER)
+        .not_by(REWORDED),
+    Attempt::new(Write, "give_a_grandchild_away", "UPDATE shop.taxes SET line_id = {1} WHERE id = 2", NOT_OWNER)
+        .not_by(REWORDED),
+    Attempt::new(Write, "delete_a_grandchild_of_anothers_row", "DELETE FROM shop.taxes WHERE id = {1}", NOT_OWNER),
+    Attempt::new(
+        Compound,
+        "make_a_parent_and_give_a_child_away_at_once",
+        "WITH made AS (INSERT INTO shop.orders (id, tenant_id) VALUES (60, 21) RETURNING id)
+         INSERT INTO shop.lines (id, order_id) SELECT 60 + n, CASE n WHEN 1 THEN id ELSE {1} END FROM made, generate_series(1, 2) n",
+        Expected::refused(&["not_owner", "global_write"]),
+    ),
+    Attempt::new(Write, "write_a_table_of_another_tenant", "UPDATE shop.tens SET note = 'x' WHERE id = {1}", NOT_OWNER),
+    Attempt::new(Write, "insert_into_a_table_of_another_tenant", "INSERT INTO shop.tens VALUES ({60}, 20)", NOT_OWNER),
     // The application's triggers.
     Attempt::new(
         Write,

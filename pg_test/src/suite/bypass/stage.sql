@@ -52,6 +52,15 @@ CREATE TABLE shop.vehicles (id int PRIMARY KEY, tenant_id int, note text);
 CREATE TABLE shop.trucks (load int, PRIMARY KEY (id)) INHERITS (shop.vehicles);
 INSERT INTO shop.vehicles VALUES (1, 10), (2, 20); INSERT INTO shop.trucks VALUES (3, 10), (4, 20);
 
+-- Tables whose tenant is told by a foreign key, over two of them, or once for all rows.
+CREATE TABLE shop.lines (id int PRIMARY KEY, tenant_id int, note text, order_id int REFERENCES shop.orders DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE shop.taxes (id int PRIMARY KEY, tenant_id int, note text, line_id int REFERENCES shop.lines);
+INSERT INTO shop.lines VALUES (1, 20, NULL, 1), (2, 20, NULL, 12), (9, 20, NULL, NULL);
+SET CONSTRAINTS ALL IMMEDIATE;
+INSERT INTO shop.taxes VALUES (1, 20, NULL, 1), (2, 20, NULL, 2);
+CREATE TABLE shop.tens (id int PRIMARY KEY, tenant_id int, note text);
+INSERT INTO shop.tens VALUES (1, 20);
+
 -- Triggers of the application: one moves a row before the guard sees it, one writes another table.
 CREATE TABLE shop.moved (id int PRIMARY KEY, tenant_id int, note text);
 INSERT INTO shop.moved VALUES (2, 20);
@@ -192,6 +201,10 @@ BEGIN
         PERFORM holdfast.allow_writes('rebuilt', format('shop.%I', guarded));
     END LOOP;
     PERFORM holdfast.allow_writes('rebuilt', 'shop.orders', '{insert,update}', '{id,tenant_id,note}');
+    PERFORM holdfast.guard_table('shop.lines', via => 'order_id'), holdfast.guard_table('shop.taxes', via => 'line_id'),
+        holdfast.guard_table('shop.tens', tenant => '10');
+    PERFORM holdfast.allow_writes('rebuilt', 'shop.lines'), holdfast.allow_writes('rebuilt', 'shop.taxes'),
+        holdfast.allow_writes('rebuilt', 'shop.tens');
     PERFORM holdfast.guard_global('shop.plans'), holdfast.guard_global('shop.stock');
     PERFORM holdfast.exempt_table('shop.ledger', 'legacy');
     PERFORM holdfast.exempt_table(oid) FROM pg_class WHERE relnamespace = 'carriers'::regnamespace AND relkind = 'r';

@@ -164,6 +164,34 @@ pub const ATTEMPTS: &[Attempt] = &[
         "UPDATE pg_catalog.pg_trigger SET tgenabled = 'D' WHERE tgname = '~holdfast_guard'",
         Refused(&["guard_tampering", "outside_surface"], Nobody),
     ),
+    Attempt::new(Command, "move_a_table_into_the_schema", "ALTER TABLE shop.drafts SET SCHEMA holdfast", EXTENSION),
+    Attempt::new(Command, "create_a_table_there_by_a_query", "CREATE TABLE holdfast.mine AS SELECT 1 AS id", EXTENSION),
+    Attempt::new(Command, "create_a_function_there", "CREATE FUNCTION holdfast.owner_of(int) RETURNS text LANGUAGE sql AS 'SELECT 1'", EXTENSION),
+    Attempt::new(
+        Command,
+        "forge_the_record",
+        "INSERT INTO holdfast.event (at, outcome, rule, sqlstate, command, message, last_at, usename, application_name, pid, origin, sequence)
+         VALUES (now(), 'observed', 'not_owner', 'WG001', 'UPDATE', '', now(), '', '', 1, now(), 1)",
+        EXTENSION,
+    ),
+    Attempt::new(
+        Command,
+        "own_a_table_in_the_catalog",
+        "UPDATE pg_class SET relowner = ':rebuilt'::regrole WHERE oid = 'shop.orders'::regclass",
+        Refused(&["guard_tampering", "outside_surface"], Nobody),
+    ),
+    Attempt::new(
+        Command,
+        "write_large_objects_in_the_catalog",
+        "UPDATE pg_largeobject SET data = 'x' WHERE loid = 70001",
+        Refused(&["guard_tampering", "outside_surface"], Nobody),
+    ),
+    Attempt::new(
+        Command,
+        "delete_the_trigger_in_the_catalog",
+        "DELETE FROM pg_trigger WHERE tgname = '~holdfast_guard'",
+        Refused(&["guard_tampering", "outside_surface"], Nobody),
+    ),
     Attempt::new(Command, "load_a_library", "LOAD 'auto_explain'", EXTENSION),
     // Policy is for operators. A superuser's function that calls these for anybody is the superuser's doing.
     Attempt::new(Query, "call_cutover", "SELECT holdfast.cutover('10', 'rebuilt')", FUNCTION).not_by(&[AsSuperuser]),
