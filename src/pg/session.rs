@@ -239,7 +239,7 @@ fn who(policy: &Rc<Policy>) -> Rc<Who> {
         backend: basis.claim.clone(),
     };
     let identity = if basis.lent { Identity::lent() } else { policy.set.identify(&login, &claims) };
-    let all_off = policy.set.modes.all_off(identity.name());
+    let all_off = !policy.set.is_complete() || policy.set.modes.all_off(identity.name());
     let who = Rc::new(Who { identity, login_role: login.role.clone(), all_off });
     STATE.with(|s| *s.who.borrow_mut() = Some(Decided { policy: policy.clone(), basis, who: who.clone() }));
     who

@@ -43,6 +43,12 @@ impl PolicySet {
         identify(&self.backends, &self.identities, self.default_backend.as_deref(), login, claims)
     }
 
+    /// Whether it names registered backends only. While a dump is restored, tables of the policy come in any order, and
+    /// nothing can be decided from some of them.
+    pub fn is_complete(&self) -> bool {
+        [&self.default_backend, &self.default_owner].into_iter().flatten().all(|backend| self.knows(backend))
+    }
+
     /// Whether a backend of this name is registered.
     pub fn knows(&self, backend: &str) -> bool {
         self.backends.iter().any(|b| b.name == backend)
