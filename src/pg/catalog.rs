@@ -29,6 +29,8 @@ pub struct Catalog {
     ownership_key: pg_sys::Oid,
     /// The schema that holds them.
     pub schema: pg_sys::Oid,
+    /// The role that owns the extension.
+    pub owner: pg_sys::Oid,
     /// The extension.
     pub extension: pg_sys::Oid,
 }
@@ -70,10 +72,10 @@ impl Catalog {
             return Installation::Absent;
         }
         // By the extension, not by the schema's name: renaming the schema must not switch the guard off.
-        let mut schema = pg_sys::InvalidOid;
+        let (mut owner, mut schema) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
         scan(pg_sys::ExtensionRelationId, |row| {
             if row.oid(0) == extension {
-                schema = row.oid(3);
+                (owner, schema) = (row.oid(2), row.oid(3));
             }
         });
         // SAFETY: as above.
@@ -89,6 +91,7 @@ impl Catalog {
             ownership: relation(c"ownership"),
             ownership_key: relation(c"ownership_pkey"),
             schema,
+            owner,
             extension,
         };
         let complete = catalog.policy_tables().into_iter().chain([catalog.ownership, catalog.ownership_key]);

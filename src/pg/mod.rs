@@ -17,6 +17,7 @@
 //! | [`locks`] | tenant locks |
 //! | [`session`] | who this session is; the policy in force |
 //! | [`settings`] | keeps settings within their bounds |
+//! | [`detached`] | guards what a partition becomes |
 //! | [`relation`] | whose rows a table holds |
 //! | [`plan`] | what a plan tree says |
 //! | [`scan`] | reads tables without SPI |
@@ -36,6 +37,7 @@ pub mod cascade;
 pub mod catalog;
 pub mod children;
 pub mod compat;
+pub mod detached;
 pub mod glass;
 pub mod gucs;
 pub mod handover;

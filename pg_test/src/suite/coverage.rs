@@ -239,13 +239,20 @@ fn detached_partitions(cluster: &Cluster) -> Result<()> {
     rebuilt.exec("INSERT INTO log_1 VALUES (1, 20)")?;
     superuser.exec("ALTER TABLE log DETACH PARTITION log_1")?;
     let write = "INSERT INTO log_1 VALUES (1, 20)";
+    // Guarded for itself, it is what it was; what was allowed on the whole isn't allowed on it.
+    let mut legacy = scene.legacy()?;
+    refused_by("not_owner", &legacy.refused(write)?, write)?;
     refused_by("outside_surface", &rebuilt.refused(write)?, write)?;
-    // Guarded for itself, it is what it was.
-    superuser
-        .exec("SELECT holdfast.guard_table('log_1', 'tenant_id'); SELECT holdfast.allow_writes('rebuilt', 'log_1')")?;
+    superuser.exec("SELECT holdfast.allow_writes('rebuilt', 'log_1')")?;
     rebuilt.exec(write)?;
     let write = "INSERT INTO log_1 VALUES (1, 10)";
-    refused_by("not_owner", &rebuilt.refused(write)?, write)
+    refused_by("not_owner", &rebuilt.refused(write)?, write)?;
+    // By an owner who may not call the guard's functions, and without a lock on the whole.
+    superuser.exec(&format!("ALTER TABLE log OWNER TO {0}; ALTER TABLE log_2 OWNER TO {0}", scene.legacy))?;
+    legacy.exec("ALTER TABLE log DETACH PARTITION log_2 CONCURRENTLY")?;
+    ensure!(legacy.one::<String>("SELECT current_user::text")? == scene.legacy.to_string());
+    let write = "INSERT INTO log_2 VALUES (2, 20)";
+    refused_by("not_owner", &legacy.refused(write)?, write)
 }
 
 fn dropped_tables(cluster: &Cluster) -> Result<()> {

@@ -9,13 +9,13 @@ use pgrx::{pg_guard, pg_sys};
 use super::objects;
 use crate::pg::report::Report;
 use crate::pg::session::{self, Session};
-use crate::pg::{audit, relation};
-use crate::policy::surface::GuardState;
+use crate::pg::{audit, detached, relation};
+use crate::policy::surface::{GuardState, TableClass};
 use crate::policy::tampering::{self, Change};
 
 struct Notes {
-    /// Tables, with their guards' states before the command.
-    tables: Vec<(pg_sys::Oid, GuardState)>,
+    /// Tables, with the states of their guards before the command, and what stands for them in policy.
+    tables: Vec<(pg_sys::Oid, GuardState, pg_sys::Oid)>,
     /// Objects by catalog and number.
     objects: Vec<(pg_sys::Oid, pg_sys::Oid)>,
 }
@@ -80,11 +80,11 @@ pub(super) fn has_notes() -> bool {
 
 /// Notes that the command touches a table in a way that its guard may not survive.
 pub(super) fn note_table(session: &Session, table: pg_sys::Oid) {
-    if NOTES.with(|notes| notes.borrow().tables.iter().any(|(known, _)| *known == table)) {
+    if NOTES.with(|notes| notes.borrow().tables.iter().any(|(known, ..)| *known == table)) {
         return;
     }
     let Some(relation) = relation::facts(session, table).filter(|r| r.table.class.guarded()) else { return };
-    NOTES.with(|notes| notes.borrow_mut().tables.push((table, relation.table.guard)));
+    NOTES.with(|notes| notes.borrow_mut().tables.push((table, relation.table.guard, relation.classified)));
 }
 
 /// Notes an object that the command makes or moves: only afterwards can it be seen where it is.
@@ -106,9 +106,14 @@ pub(super) unsafe extern "C-unwind" fn check() -> *const Report {
     // SAFETY: between two commands of a transaction; makes what the last one did visible to look-ups.
     unsafe { pg_sys::CommandCounterIncrement() };
     let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
-    for (table, before) in tables {
-        // Dropped, or out of the guard.
-        let Some(relation) = relation::facts(&session, table).filter(|r| r.table.class.guarded()) else { continue };
+    for (table, before, stood_for_it) in tables {
+        let Some(relation) = relation::facts(&session, table) else { continue };
+        if relation.table.class == TableClass::Unclassified && stood_for_it != table {
+            detached::keep_guard(&session, table, stood_for_it);
+        }
+        if !relation.table.class.guarded() {
+            continue;
+        }
         let change = Change { table: &relation.table.name, before, after: relation.table.guard };
         let report = tampering::check_change(&session.who.identity, &command(), &change)
             .map_or(ptr::null(), |r| audit::settle(&session, r));

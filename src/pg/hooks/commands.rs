@@ -59,6 +59,8 @@ pub(super) unsafe fn concerns(statement: *mut pg_sys::Node, part: bool) -> bool 
 pub(super) unsafe extern "C-unwind" fn check(statement: *mut pg_sys::Node) -> *const Report {
     let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
     // SAFETY: the hook's statement.
+    unsafe { note_detached(&session, statement) };
+    // SAFETY: as above.
     let Some(described) = (unsafe { describe(&session, statement) }) else { return ptr::null() };
     // SAFETY: as above; gives a constant string.
     let tag = unsafe { session::text(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(statement))) };
@@ -77,6 +79,34 @@ pub(super) unsafe extern "C-unwind" fn check(statement: *mut pg_sys::Node) -> *c
     let Some(relations) = described.relations else { return settle(None) };
     let targets = relations.into_iter().map(|oid| objects::target(&session, pg_sys::RelationRelationId, oid, 0));
     targets.map(|target| settle(Some(&target))).find(|report| !report.is_null()).unwrap_or(ptr::null())
+}
+
+/// Notes partitions that are about to be detached, of which Postgres tells nobody.
+unsafe fn note_detached(session: &Session, statement: *mut pg_sys::Node) {
+    use pg_sys::AlterTableType;
+    // SAFETY: a node is cast to the type that its tag, or the kind of command, names; a missing table gives InvalidOid.
+    unsafe {
+        if (*statement).type_ != pg_sys::NodeTag::T_AlterTableStmt {
+            return;
+        }
+        let commands = (*statement.cast::<pg_sys::AlterTableStmt>()).cmds;
+        for n in 0..compat::list_length(commands) {
+            let command = &*compat::list_nth(commands, n).cast::<pg_sys::AlterTableCmd>();
+            if !matches!(
+                command.subtype,
+                AlterTableType::AT_DetachPartition | AlterTableType::AT_DetachPartitionFinalize
+            ) || command.def.is_null()
+            {
+                continue;
+            }
+            let name = (*command.def.cast::<pg_sys::PartitionCmd>()).name;
+            if !name.is_null() {
+                let missing_ok = pg_sys::RVROption::RVR_MISSING_OK;
+                let partition = pg_sys::RangeVarGetRelidExtended(name, 0, missing_ok, None, ptr::null_mut());
+                aftermath::note_table(session, partition);
+            }
+        }
+    }
 }
 
 /// `guard_tampering`, as far as a command says by itself that it changes a part of the guard. The rest is seen by what it

@@ -1,0 +1,42 @@
+//! A partition that is detached holds the same tenants' rows as before, so it stays guarded as a table of its own.
+
+use pgrx::{PgSqlErrorCode, Spi, pg_sys};
+
+use super::catalog::Classification;
+use super::report;
+use super::session::{self, Session};
+use super::types::Regclass;
+
+/// Guards a table as the partitioned table was that it has left. Whoever detached it needs no privilege for that.
+pub fn keep_guard(session: &Session, table: pg_sys::Oid, left: pg_sys::Oid) {
+    let Some(classification) = session.policy.classified.get(&left.to_u32()) else { return };
+    let Classification { class, tenant_column, via, tenant, .. } = classification;
+    let table = Regclass(table);
+    let guarded = as_owner(session, || {
+        session::operate(|| match class.as_str() {
+            "tenant" => Spi::run_with_args(
+                "SELECT holdfast.guard_table($1, $2, $3, $4)",
+                &[table.into(), tenant_column.as_deref().into(), via.as_deref().into(), tenant.as_deref().into()],
+            ),
+            "global" => Spi::run_with_args("SELECT holdfast.guard_global($1)", &[table.into()]),
+            _ => Ok(()),
+        })
+    });
+    if let Err(failure) = guarded {
+        report::error(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("holdfast: {failure}"), "", "");
+    }
+}
+
+/// Runs `work` as the owner of the extension's tables. An error restores the role when the (sub)transaction ends.
+fn as_owner<R>(session: &Session, work: impl FnOnce() -> R) -> R {
+    let (mut role, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: the role is changed as a SECURITY DEFINER function changes it, and changed back.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut role, &mut context);
+        pg_sys::SetUserIdAndSecContext(session.catalog.owner, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+    }
+    let result = work();
+    // SAFETY: as above.
+    unsafe { pg_sys::SetUserIdAndSecContext(role, context) };
+    result
+}
