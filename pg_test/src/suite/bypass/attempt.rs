@@ -132,10 +132,12 @@ pub fn make(cluster: &Cluster, attempts: &[Attempt]) -> Result<()> {
     let mut stage = Stage::set(cluster)?;
     let mut findings = Findings::default();
     make_cached(&mut stage, attempts, &mut findings)?;
+    let has_dblink = stage.has_dblink;
     for attempt in attempts {
         let mut session = stage.rebuilt()?;
         let statement = Statement::parse(&stage.fill(attempt.sql));
-        let mut paths = attempt.paths().peekable();
+        let to_be_had = |path: &Path| *path != Path::Dblink || has_dblink;
+        let mut paths = attempt.paths().filter(to_be_had).peekable();
         while let Some(path) = paths.next() {
             let Some(way) = Way::along(path, attempt.kind, &statement) else { continue };
             let (verdict, ended) = match take(&mut stage, &mut session, &way) {

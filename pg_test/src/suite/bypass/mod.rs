@@ -22,7 +22,7 @@ use super::Test;
 use crate::cluster::ClusterOptions;
 
 pub fn tests() -> Vec<Test> {
-    let tests = vec![
+    vec![
         Test::shared("rows_of_others_stay_as_they_are", |cluster| attempt::make(cluster, rows::ATTEMPTS)),
         Test::shared("rows_out_of_reach_stay_as_they_are", |cluster| attempt::make(cluster, reach::ATTEMPTS)),
         Test::shared("copies_of_others_are_not_taken", |cluster| attempt::make(cluster, copies::ATTEMPTS)),
@@ -49,7 +49,5 @@ pub fn tests() -> Vec<Test> {
             "writes_that_wait_are_judged_by_the_new_owner",
             elsewhere::writes_that_wait_are_judged_by_the_new_owner,
         ),
-    ];
-    // One of the tenant keys is of its type.
-    tests.into_iter().map(|test| test.needs_module("citext")).collect()
+    ]
 }

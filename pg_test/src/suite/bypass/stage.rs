@@ -59,6 +59,8 @@ pub struct Stage {
     pub observer: Session,
     /// What `contents` last was when all was well.
     pub baseline: Contents,
+    /// Whether the server can connect back to itself.
+    pub has_dblink: bool,
     contents: Statement,
     recorded: Statement,
     seen: i64,
@@ -79,6 +81,7 @@ impl Stage {
             recorded: observer.prepare(RECORDED)?,
             observer,
             baseline: Contents::new(),
+            has_dblink: false,
             seen: 0,
             socket: cluster.socket_dir().display().to_string(),
             port: cluster.port(),
@@ -88,7 +91,9 @@ impl Stage {
             _bystander: bystander,
         };
         stage.operate(STAGE)?;
-        if stage.observer.one("SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'dblink')")? {
+        let dblink = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'dblink')";
+        stage.has_dblink = stage.observer.one(dblink)?;
+        if stage.has_dblink {
             stage.operate(ELSEWHERE)?;
         }
         for change in OWNERSHIP {
