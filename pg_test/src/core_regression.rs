@@ -155,7 +155,8 @@ impl Suite {
 
 fn definers(postgres: &Postgres) -> Result<BTreeSet<String>> {
     let cluster = Cluster::start(postgres, ClusterOptions::new())?;
-    let mut session = cluster.guarded_database("definers")?.connect()?;
+    let database = cluster.guarded_database("definers")?;
+    let mut session = database.connect()?;
     let names = session
         .rows("SELECT proname FROM pg_catalog.pg_proc WHERE prosecdef AND pronamespace = 'holdfast'::regnamespace")?;
     Ok(names.into_iter().flatten().flatten().collect())
