@@ -17,7 +17,7 @@
 //! | [`locks`] | tenant locks |
 //! | [`session`] | who this session is; the policy in force |
 //! | [`settings`] | keeps settings within their bounds |
-//! | [`detached`] | guards what a partition becomes |
+//! | [`partitions`] | guards partitions that come and go |
 //! | [`relation`] | whose rows a table holds |
 //! | [`plan`] | what a plan tree says |
 //! | [`scan`] | reads tables without SPI |
@@ -37,7 +37,6 @@ pub mod cascade;
 pub mod catalog;
 pub mod children;
 pub mod compat;
-pub mod detached;
 pub mod glass;
 pub mod gucs;
 pub mod handover;
@@ -47,6 +46,7 @@ pub mod keys;
 pub mod locks;
 pub mod parent_changes;
 pub mod parents;
+pub mod partitions;
 pub mod plan;
 pub mod reading;
 pub mod relation;

@@ -247,11 +247,15 @@ fn detached_partitions(cluster: &Cluster) -> Result<()> {
     rebuilt.exec(write)?;
     let write = "INSERT INTO log_1 VALUES (1, 10)";
     refused_by("not_owner", &rebuilt.refused(write)?, write)?;
-    // By an owner who may not call the guard's functions, and without a lock on the whole.
-    superuser.exec(&format!("ALTER TABLE log OWNER TO {0}; ALTER TABLE log_2 OWNER TO {0}", scene.legacy))?;
-    legacy.exec("ALTER TABLE log DETACH PARTITION log_2 CONCURRENTLY")?;
+    // It comes back and goes again, by an owner who may not call the guard's functions.
+    superuser.exec(&format!("ALTER TABLE log OWNER TO {0}; ALTER TABLE log_1 OWNER TO {0}", scene.legacy))?;
+    legacy.exec("ALTER TABLE log ATTACH PARTITION log_1 FOR VALUES IN (1)")?;
     ensure!(legacy.one::<String>("SELECT current_user::text")? == scene.legacy.to_string());
-    let write = "INSERT INTO log_2 VALUES (2, 20)";
+    for write in ["INSERT INTO log_1 VALUES (1, 20)", "INSERT INTO log VALUES (1, 20)"] {
+        refused_by("not_owner", &legacy.refused(write)?, write)?;
+    }
+    legacy.exec("ALTER TABLE log DETACH PARTITION log_1 CONCURRENTLY")?;
+    let write = "INSERT INTO log_1 VALUES (1, 20)";
     refused_by("not_owner", &legacy.refused(write)?, write)
 }
 

@@ -9,7 +9,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::objects;
 use crate::pg::report::Report;
 use crate::pg::session::{self, Session};
-use crate::pg::{audit, detached, relation};
+use crate::pg::{audit, partitions, relation};
 use crate::policy::surface::{GuardState, TableClass};
 use crate::policy::tampering::{self, Change};
 
@@ -109,7 +109,7 @@ pub(super) unsafe extern "C-unwind" fn check() -> *const Report {
     for (table, before, stood_for_it) in tables {
         let Some(relation) = relation::facts(&session, table) else { continue };
         if relation.table.class == TableClass::Unclassified && stood_for_it != table {
-            detached::keep_guard(&session, table, stood_for_it);
+            partitions::keep_guard(&session, table, stood_for_it);
         }
         if !relation.table.class.guarded() {
             continue;

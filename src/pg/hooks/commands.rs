@@ -8,7 +8,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::{aftermath, grants, objects, prepared};
 use crate::pg::report::Report;
 use crate::pg::session::{self, Session};
-use crate::pg::{audit, compat, relation, trigger};
+use crate::pg::{audit, compat, partitions, relation, trigger};
 use crate::policy::backend::Trust;
 use crate::policy::command::{self, Command, Reach, Target};
 use crate::policy::tampering;
@@ -59,14 +59,23 @@ pub(super) unsafe fn concerns(statement: *mut pg_sys::Node, part: bool) -> bool 
 pub(super) unsafe extern "C-unwind" fn check(statement: *mut pg_sys::Node) -> *const Report {
     let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
     // SAFETY: the hook's statement.
-    unsafe { note_detached(&session, statement) };
-    // SAFETY: as above.
-    let Some(described) = (unsafe { describe(&session, statement) }) else { return ptr::null() };
+    unsafe {
+        let report = judge(&session, statement);
+        if report.is_null() {
+            follow_partitions(&session, statement);
+        }
+        report
+    }
+}
+
+unsafe fn judge(session: &Session, statement: *mut pg_sys::Node) -> *const Report {
+    // SAFETY: the hook's statement.
+    let Some(described) = (unsafe { describe(session, statement) }) else { return ptr::null() };
     // SAFETY: as above; gives a constant string.
     let tag = unsafe { session::text(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(statement))) };
     let name = described.name.unwrap_or(&tag);
     // SAFETY: as above.
-    let report = unsafe { check_guard(&session, name, &described, statement) };
+    let report = unsafe { check_guard(session, name, &described, statement) };
     if !report.is_null() {
         return report;
     }
@@ -74,36 +83,37 @@ pub(super) unsafe extern "C-unwind" fn check(statement: *mut pg_sys::Node) -> *c
     let command = Command { name, reach: described.reach };
     let settle = |target: Option<&Target>| {
         let refusal = command::check_destructive(&who.identity, command, target, &who.login_role);
-        refusal.map_or(ptr::null(), |r| audit::settle(&session, r))
+        refusal.map_or(ptr::null(), |r| audit::settle(session, r))
     };
     let Some(relations) = described.relations else { return settle(None) };
-    let targets = relations.into_iter().map(|oid| objects::target(&session, pg_sys::RelationRelationId, oid, 0));
+    let targets = relations.into_iter().map(|oid| objects::target(session, pg_sys::RelationRelationId, oid, 0));
     targets.map(|target| settle(Some(&target))).find(|report| !report.is_null()).unwrap_or(ptr::null())
 }
 
-/// Notes partitions that are about to be detached, of which Postgres tells nobody.
-unsafe fn note_detached(session: &Session, statement: *mut pg_sys::Node) {
+/// Partitions that come get their guards from the whole; those that go are noted, since Postgres tells nobody.
+unsafe fn follow_partitions(session: &Session, statement: *mut pg_sys::Node) {
     use pg_sys::AlterTableType;
     // SAFETY: a node is cast to the type that its tag, or the kind of command, names; a missing table gives InvalidOid.
     unsafe {
         if (*statement).type_ != pg_sys::NodeTag::T_AlterTableStmt {
             return;
         }
-        let commands = (*statement.cast::<pg_sys::AlterTableStmt>()).cmds;
-        for n in 0..compat::list_length(commands) {
-            let command = &*compat::list_nth(commands, n).cast::<pg_sys::AlterTableCmd>();
-            if !matches!(
-                command.subtype,
-                AlterTableType::AT_DetachPartition | AlterTableType::AT_DetachPartitionFinalize
-            ) || command.def.is_null()
-            {
-                continue;
-            }
-            let name = (*command.def.cast::<pg_sys::PartitionCmd>()).name;
-            if !name.is_null() {
-                let missing_ok = pg_sys::RVROption::RVR_MISSING_OK;
-                let partition = pg_sys::RangeVarGetRelidExtended(name, 0, missing_ok, None, ptr::null_mut());
-                aftermath::note_table(session, partition);
+        let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
+        let oid = |name: *mut pg_sys::RangeVar| {
+            let missing_ok = pg_sys::RVROption::RVR_MISSING_OK;
+            let lookup = || pg_sys::RangeVarGetRelidExtended(name, 0, missing_ok, None, ptr::null_mut());
+            if name.is_null() { pg_sys::InvalidOid } else { lookup() }
+        };
+        for n in 0..compat::list_length(alter.cmds) {
+            let command = &*compat::list_nth(alter.cmds, n).cast::<pg_sys::AlterTableCmd>();
+            let partition = || oid((*command.def.cast::<pg_sys::PartitionCmd>()).name);
+            match command.subtype {
+                _ if command.def.is_null() => {}
+                AlterTableType::AT_AttachPartition => partitions::give_way(session, partition(), oid(alter.relation)),
+                AlterTableType::AT_DetachPartition | AlterTableType::AT_DetachPartitionFinalize => {
+                    aftermath::note_table(session, partition());
+                }
+                _ => {}
             }
         }
     }

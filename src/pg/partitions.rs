@@ -1,11 +1,12 @@
-//! A partition that is detached holds the same tenants' rows as before, so it stays guarded as a table of its own.
+//! Partitions that come and go stay guarded: what is detached holds the same tenants' rows as before, and what is attached gets
+//! its guard from the whole.
 
 use pgrx::{PgSqlErrorCode, Spi, pg_sys};
 
 use super::catalog::Classification;
-use super::report;
 use super::session::{self, Session};
 use super::types::Regclass;
+use super::{relation, report};
 
 /// Guards a table as the partitioned table was that it has left. Whoever detached it needs no privilege for that.
 pub fn keep_guard(session: &Session, table: pg_sys::Oid, left: pg_sys::Oid) {
@@ -22,7 +23,25 @@ pub fn keep_guard(session: &Session, table: pg_sys::Oid, left: pg_sys::Oid) {
             _ => Ok(()),
         })
     });
-    if let Err(failure) = guarded {
+    succeed(guarded);
+}
+
+/// Takes the guard of its own from a table that is about to become part of a guarded one, whose trigger has the same name. Its
+/// lock, which the transaction keeps, leaves no moment without a guard.
+pub fn give_way(session: &Session, table: pg_sys::Oid, whole: pg_sys::Oid) {
+    let guarded = |table| relation::facts(session, table).filter(|r| r.table.class.guarded());
+    if guarded(whole).is_none() || guarded(table).is_none_or(|own| own.classified != table) {
+        return;
+    }
+    let table = Regclass(table);
+    let unguarded = as_owner(session, || {
+        session::operate(|| Spi::run_with_args("SELECT holdfast.unguard_table($1)", &[table.into()]))
+    });
+    succeed(unguarded);
+}
+
+fn succeed(outcome: Result<(), pgrx::spi::Error>) {
+    if let Err(failure) = outcome {
         report::error(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("holdfast: {failure}"), "", "");
     }
 }
