@@ -1,0 +1,51 @@
+-- A statement of an unproven backend ends at the first row over its limit, whoever writes the rows.
+SET client_min_messages = warning;
+CREATE EXTENSION holdfast;
+CREATE TABLE orders (id int PRIMARY KEY, tenant_id int, note text);
+CREATE TABLE items (id int PRIMARY KEY, order_id int REFERENCES orders ON DELETE CASCADE, note text);
+CREATE TABLE plans (id int PRIMARY KEY, name text);
+INSERT INTO orders VALUES (1, 10, 'a'), (2, 20, 'b'), (3, 21, 'c'), (4, 20, 'd'), (9, NULL, 'everybody');
+INSERT INTO items VALUES (11, 1), (12, 2), (13, 3), (14, 4);
+SELECT holdfast.begin_migration('legacy', 'rebuilt', current_date + 90);
+SELECT holdfast.guard_table('orders', 'tenant_id'), holdfast.guard_table('items', via => 'order_id'), holdfast.guard_global('plans');
+SELECT holdfast.allow_writes('rebuilt', 'orders'), holdfast.allow_writes('rebuilt', 'items');
+SELECT holdfast.set_mode('enforce');
+SELECT tenant FROM holdfast.cutover('20', 'rebuilt');
+SELECT tenant FROM holdfast.cutover('21', 'rebuilt');
+
+INSERT INTO orders SELECT n, 30 FROM generate_series(1000, 1999) AS n;
+SELECT tenant FROM holdfast.cutover('30', 'rebuilt');
+SELECT holdfast.set_limits('rebuilt', rows_per_statement => 3);
+SELECT backend, rows_per_statement, rows_per_transaction, tenants_per_statement, cascade_rows FROM holdfast.limits;
+SET holdfast.backend = 'rebuilt';
+DELETE FROM orders WHERE id BETWEEN 1000 AND 1002;
+DELETE FROM orders WHERE id BETWEEN 1000 AND 1999;
+INSERT INTO orders SELECT n, 30 FROM generate_series(2000, 2003) AS n;
+INSERT INTO orders VALUES (1010, 30), (1011, 30), (1012, 30) ON CONFLICT (id) DO UPDATE SET note = 'once';
+WITH gone AS (DELETE FROM orders WHERE id BETWEEN 1000 AND 1999 RETURNING id) SELECT count(*) FROM gone;
+DO $$BEGIN FOR n IN 1100..1200 LOOP DELETE FROM orders WHERE id = n; END LOOP; END$$;
+RESET holdfast.backend;
+SELECT holdfast.set_limits('rebuilt', rows_per_statement => -1, rows_per_transaction => 4);
+SET holdfast.backend = 'rebuilt';
+BEGIN;
+UPDATE orders SET note = 'x' WHERE id BETWEEN 1020 AND 1022;
+SAVEPOINT s;
+UPDATE orders SET note = 'x' WHERE id BETWEEN 1023 AND 1024;
+ROLLBACK TO s;
+UPDATE orders SET note = 'x' WHERE id = 1023;
+UPDATE orders SET note = 'x' WHERE id = 1024;
+ROLLBACK;
+RESET holdfast.backend;
+SELECT count(*) AS left FROM orders WHERE tenant_id = 30;
+SELECT holdfast.set_limits('rebuilt', rows_per_transaction => -1);
+SET holdfast.backend = 'rebuilt';
+DELETE FROM orders WHERE tenant_id = 30;
+
+-- What is in the tables, and what is on record.
+RESET holdfast.backend;
+SELECT * FROM orders ORDER BY id;
+SELECT holdfast.flush_events() > -1 AS flushed;
+SELECT backend, rule, sqlstate, outcome, command, relation, tenant FROM holdfast.blocked_writes ORDER BY id;
+SELECT holdfast.break_glass('the test is over');
+DROP EXTENSION holdfast CASCADE;
+DROP TABLE items, orders, plans;
