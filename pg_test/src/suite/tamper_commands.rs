@@ -96,7 +96,7 @@ fn tenant_columns(cluster: &Cluster) -> Result<()> {
         ("ALTER TABLE orders RENAME tenant_id TO brokerage_id", TAMPERING),
         ("ALTER TABLE orders DROP COLUMN tenant_id", TAMPERING),
         ("ALTER TABLE orders ALTER tenant_id TYPE numeric", TAMPERING),
-        ("ALTER TABLE orders ALTER tenant_id TYPE bigint", Passes),
+        ("ALTER TABLE orders ALTER tenant_id TYPE bigint", TAMPERING),
         ("ALTER TABLE orders RENAME extra TO more", Passes),
         (
             "ALTER TABLE orders DROP COLUMN tenant_id, ADD COLUMN tenant_id int GENERATED ALWAYS AS (id) STORED",
