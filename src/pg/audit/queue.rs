@@ -311,11 +311,13 @@ fn wait_until_free(shared: *mut Shared, place: Place, deadline: i64) -> bool {
 fn sleep(shared: *mut Shared, deadline: i64) -> bool {
     // SAFETY: as above.
     unsafe {
-        let left = (deadline - pg_sys::GetCurrentTimestamp()) / 1_000;
+        let left = deadline - pg_sys::GetCurrentTimestamp();
         if left <= 0 {
             return false;
         }
-        pg_sys::ConditionVariableTimedSleep(&raw mut (*shared).changed, left, pg_sys::PG_WAIT_EXTENSION);
+        // Rounded up: the time that was asked for is waited in full.
+        let milliseconds = (left + 999) / 1_000;
+        pg_sys::ConditionVariableTimedSleep(&raw mut (*shared).changed, milliseconds, pg_sys::PG_WAIT_EXTENSION);
         true
     }
 }
