@@ -1,6 +1,6 @@
-//! A fuzzer: the rebuilt login runs whatever a seed makes of it, against a server in enforce mode, and after every statement
-//! nothing outside of what the policy allows may have changed, and legacy must get on with its work. In rounds with an odd seed
-//! the login is also a member of the role that owns the tables.
+//! A fuzzer: the rebuilt login runs whatever a seed makes of it, against a server in enforce mode. After every episode, which is
+//! a few statements and usually one transaction, nothing outside of what the policy allows may have changed, and legacy must
+//! get on with its work. In rounds with an odd seed the login is also a member of the role that owns the tables.
 //!
 //! A round has a database and a seed of its own, which is what to repeat it with.
 
