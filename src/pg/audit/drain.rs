@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
-use pgrx::{JsonB, Spi, pg_guard, pg_sys};
-use serde::Serialize;
+use pgrx::{pg_guard, pg_sys};
 
 use super::queue::{self, Taken};
+use super::store::{self, Row};
 use crate::pg::{compat, session};
 use crate::policy::events::Event;
 
@@ -16,31 +16,6 @@ const LINGER: Duration = Duration::from_millis(500);
 
 /// What the launcher tells a worker that follows one that failed.
 pub(super) const CAUTIOUS: &str = "cautious";
-
-/// An event as the INSERT below unpacks it.
-#[derive(Serialize)]
-struct Row {
-    #[serde(flatten)]
-    event: Event,
-    origin_at: i64,
-    sequence: i64,
-    occurrences: i64,
-    last_at: i64,
-}
-
-const INSERT: &str = "
-INSERT INTO holdfast.event (at, outcome, rule, sqlstate, backend, command, schema_name, table_name, tenant, owner,
-    message, occurrences, last_at, usename, application_name, client_addr, pid, query, origin, sequence)
-SELECT epoch + at * tick, outcome, rule, sqlstate, backend, command, schema, \"table\", tenant, owner,
-    message, occurrences, epoch + last_at * tick, origin ->> 'role', origin ->> 'application_name',
-    (origin ->> 'client')::pg_catalog.inet, (origin ->> 'pid')::integer, origin ->> 'query',
-    epoch + origin_at * tick, sequence
-FROM pg_catalog.jsonb_to_recordset($1) AS event (at bigint, outcome text, rule text, sqlstate text, backend text,
-        command text, schema text, \"table\" text, tenant text, owner text, message text, origin jsonb,
-        origin_at bigint, sequence bigint, occurrences bigint, last_at bigint),
-    (VALUES (timestamptz '2000-01-01 00:00:00+00', interval '1 microsecond')) AS clock (epoch, tick)
-ORDER BY sequence
-ON CONFLICT (origin, sequence) DO NOTHING";
 
 /// Where a drain worker's process begins; the argument is the database.
 #[unsafe(no_mangle)]
@@ -105,7 +80,7 @@ fn drain(database: pg_sys::Oid, batch: usize) -> bool {
         return false;
     }
     let rows: Vec<Row> = taken.iter().filter_map(row).collect();
-    let stored = BackgroundWorker::transaction(|| store(&rows));
+    let stored = BackgroundWorker::transaction(|| store::store(&rows));
     if !stored {
         give_to_log(&taken);
     }
@@ -125,19 +100,6 @@ fn row(taken: &Taken) -> Option<Row> {
         occurrences: taken.occurrences,
         last_at: taken.last_at,
     })
-}
-
-/// False when the extension has left the database meanwhile.
-fn store(rows: &[Row]) -> bool {
-    let there = Spi::get_one::<bool>("SELECT pg_catalog.to_regclass('holdfast.event') IS NOT NULL");
-    if !matches!(there, Ok(Some(true))) {
-        return false;
-    }
-    let Ok(rows) = serde_json::to_value(rows) else { return false };
-    match Spi::run_with_args(INSERT, &[JsonB(rows).into()]) {
-        Ok(()) => true,
-        Err(error) => pgrx::error!("holdfast: events could not be stored: {error}"),
-    }
 }
 
 /// For the launcher: no worker can be had for this database, or none survives this event.

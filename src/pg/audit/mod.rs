@@ -7,6 +7,7 @@
 mod drain;
 mod launcher;
 mod queue;
+mod store;
 
 use std::ptr;
 
