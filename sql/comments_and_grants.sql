@@ -9,6 +9,8 @@ COMMENT ON TABLE holdfast.write_permission IS 'What each unproven backend may wr
 COMMENT ON TABLE holdfast.backend_limit IS 'How much each unproven backend may write';
 COMMENT ON TABLE holdfast.ownership IS 'Tenants that differ from the default owner or have history';
 COMMENT ON TABLE holdfast.ownership_change IS 'Every cutover, rollback, freeze and unfreeze';
+COMMENT ON TABLE holdfast.audit_batch IS 'Which of the workers'' transactions are committed, so that no event is stored twice';
+COMMENT ON TABLE holdfast.audit_loss IS 'Events that are known to have happened and could not be recorded';
 COMMENT ON TABLE holdfast.event IS 'Every refusal and would-be refusal, and what is done in break-glass';
 
 COMMENT ON VIEW holdfast.status IS 'Where the migration stands, a line each';

@@ -5,7 +5,7 @@ use pgrx::{PgSqlErrorCode, pg_extern, search_path};
 use crate::pg::audit;
 use crate::pg::report::error;
 
-/// Waits until the events of this database that are queued now are committed; how many there were.
+/// Waits until the events of this database that are queued or in the spool now are committed; how many were queued.
 #[pg_extern(security_definer)]
 #[search_path(pg_catalog, pg_temp)]
 fn flush_events() -> i64 {
@@ -13,7 +13,10 @@ fn flush_events() -> i64 {
         Ok(events) => events,
         Err(late) => error(
             PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
-            format!("{late} events are still queued after holdfast.audit_timeout"),
+            match late {
+                0 => "the spool is not taken in after holdfast.audit_timeout".to_owned(),
+                late => format!("{late} events are still queued after holdfast.audit_timeout"),
+            },
             "The worker could not commit them in time.",
             "See the server log; another session may hold a lock on holdfast.event, or no worker could be started.",
         ),

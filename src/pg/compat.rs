@@ -60,6 +60,11 @@ unsafe extern "C-unwind" {
     /// tcop/utility.h. Warns of what it doesn't know, and never raises an error.
     pub fn CreateCommandTag(statement: *mut pg_sys::Node) -> pg_sys::CommandTag::Type;
 
+    /// common/file_perm.h. Set before any child is forked, and never again.
+    pub static pg_dir_create_mode: c_int;
+    /// common/file_perm.h. As above.
+    pub static pg_file_create_mode: c_int;
+
     /// commands/async.h.
     pub fn Async_Notify(channel: *const c_char, payload: *const c_char);
     /// utils/formatting.h.

@@ -21,6 +21,9 @@ static AUDIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 /// How many events may wait for the worker at once; each takes 4 kB of shared memory. Default 1,024.
 static AUDIT_QUEUE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 
+/// How large a database's spool may grow, in megabytes. Default 64.
+static AUDIT_SPOOL_SIZE: GucSetting<i32> = GucSetting::<i32>::new(64);
+
 /// How much of the client's statement an event keeps. Default full.
 static AUDIT_QUERY: GucSetting<AuditQuery> = GucSetting::<AuditQuery>::new(AuditQuery::full);
 
@@ -65,7 +68,7 @@ pub fn define() {
     GucRegistry::define_int_guc(
         c"holdfast.audit_timeout",
         c"How long a refusal waits until its event is committed.",
-        c"After this time the refusal is raised and the event goes to the server log as well.",
+        c"After this time the session writes the event to the spool and raises the refusal.",
         &AUDIT_TIMEOUT,
         1,
         600_000,
@@ -81,6 +84,16 @@ pub fn define() {
         65_536,
         GucContext::Postmaster,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"holdfast.audit_spool_size",
+        c"How large the spool of a database may grow.",
+        c"Events go there that the worker can't commit in time. Beyond it they are kept in memory while there is room.",
+        &AUDIT_SPOOL_SIZE,
+        1,
+        1_048_576,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
     );
     GucRegistry::define_enum_guc(
         c"holdfast.audit_query",
@@ -117,6 +130,11 @@ pub fn audit_timeout() -> i32 {
 /// `holdfast.audit_queue_size`, in events.
 pub fn audit_queue_size() -> usize {
     usize::try_from(AUDIT_QUEUE_SIZE.get()).unwrap_or(16)
+}
+
+/// `holdfast.audit_spool_size`, in bytes.
+pub fn audit_spool_size() -> u64 {
+    u64::try_from(AUDIT_SPOOL_SIZE.get()).unwrap_or(1) << 20
 }
 
 /// `holdfast.audit_query`.

@@ -117,3 +117,13 @@ pub fn error(
     report.report(PgLogLevel::ERROR);
     unreachable!("an ERROR doesn't return")
 }
+
+/// An SQLSTATE as its five characters.
+pub fn decode_sqlstate(mut code: c_int) -> String {
+    let mut sqlstate = String::with_capacity(5);
+    for _ in 0..5 {
+        sqlstate.push(char::from((code & 0x3F) as u8 + b'0'));
+        code >>= 6;
+    }
+    sqlstate
+}

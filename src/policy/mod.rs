@@ -34,6 +34,7 @@ pub mod rules;
 pub mod schema;
 pub mod set;
 pub mod setting;
+pub mod spool;
 pub mod surface;
 pub mod tampering;
 pub mod tenant;

@@ -1,8 +1,9 @@
 //! The launcher: one process for the whole server, which starts with it and connects to no database, so that it is in
-//! nobody's way. When a database has events it starts a drain worker there, which leaves soon after it ran dry.
+//! nobody's way. When a database has events it starts a drain worker there, which leaves soon after it ran dry. Where none
+//! can be had, and when the server stops, it brings what is queued to the spool, for which it needs no database.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
@@ -10,20 +11,26 @@ use pgrx::bgworkers::{
 };
 use pgrx::{IntoDatum, pg_guard, pg_sys};
 
-use super::queue;
+use super::memory::Complaint;
+use super::workers::{self, Wanted};
+use super::{drain, queue, spool};
 
-/// A database whose drain failed this often in a row can't take its events: they go to the server log.
-const GIVE_UP_AFTER: u32 = 5;
+/// How often the launcher looks after workers that run, whose end nobody tells it: the postmaster's signal is ignored in a
+/// process without a database.
+const WATCH: Duration = Duration::from_millis(200);
 
-/// How long to wait between two tries to start a drain that fails.
-const RETRY: Duration = Duration::from_millis(200);
+/// How often it looks whether something has come into the spool that it wasn't told of.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// How long it waits, when it is told to stop, for workers that are told as well.
+const LEAVE: Duration = Duration::from_secs(5);
 
 pub(super) fn install() {
     BackgroundWorkerBuilder::new("holdfast launcher")
         .set_type("holdfast launcher")
         .set_library("holdfast")
         .set_function("holdfast_launcher_main")
-        .enable_shmem_access(None)
+        .enable_spi_access()
         // On a standby nothing can be written, hence nothing is refused.
         .set_start_time(BgWorkerStartTime::RecoveryFinished)
         .set_restart_time(Some(Duration::from_secs(1)))
@@ -35,63 +42,109 @@ pub(super) fn install() {
 #[pg_guard]
 pub extern "C-unwind" fn holdfast_launcher_main(_argument: pg_sys::Datum) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    // To no database: that is enough to see which ones there are.
+    BackgroundWorker::connect_worker_to_spi(None, None);
     // SAFETY: this process's own latch.
-    queue::set_launcher(unsafe { pg_sys::MyLatch });
+    workers::set_launcher(unsafe { pg_sys::MyLatch });
     let mut running: HashMap<pg_sys::Oid, DynamicBackgroundWorker> = HashMap::new();
-    let mut failures: HashMap<pg_sys::Oid, u32> = HashMap::new();
-    let mut inherited = queue::drains();
     loop {
-        // Of those that an earlier launcher started nobody tells us when they end.
-        inherited.retain(|(database, pid)| {
-            // SAFETY: looks a process up in shared memory.
-            let alive = *pid != 0 && unsafe { !pg_sys::BackendPidGetProc(*pid).is_null() };
-            if !alive {
-                queue::drain_ended(*database);
-            }
-            alive
-        });
-        running.retain(|database, worker| {
-            let stopped = matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped));
-            if stopped {
-                match queue::drain_ended(*database) {
-                    true => *failures.entry(*database).or_default() += 1,
-                    false => drop(failures.remove(database)),
-                }
-            }
-            !stopped
-        });
-        let mut retry = false;
-        for database in queue::claim_undrained() {
-            let failed = failures.get(&database).copied().unwrap_or(0);
-            if failed >= GIVE_UP_AFTER {
-                // One that can't be stored must not keep the others from it.
-                failures.insert(database, 1);
-                super::drain::give_up_oldest(database);
-            }
-            if failed > 0 && !BackgroundWorker::wait_latch(Some(RETRY)) {
-                break;
-            }
-            match start_drain(database, failed > 0) {
-                Some(worker) => {
-                    running.insert(database, worker);
-                }
-                None => {
-                    queue::drain_ended(database);
-                    retry = true;
-                }
-            }
+        reap(&mut running);
+        for wanted in workers::claim_undrained(&spool::databases()) {
+            look_after(wanted, &mut running);
         }
-        // The postmaster's signal that a worker has ended is ignored in a process without a database, so look.
-        let watching = retry || !running.is_empty() || !inherited.is_empty();
-        let timeout = if watching { RETRY } else { Duration::from_secs(10) };
-        if !BackgroundWorker::wait_latch(Some(timeout)) {
+        let idle = if workers::drains().is_empty() { IDLE } else { WATCH };
+        let retry = workers::next_retry().map(|us| Duration::from_micros(us.unsigned_abs()));
+        let pause = retry.map_or(idle, |retry| retry.min(idle)).max(Duration::from_millis(1));
+        if !BackgroundWorker::wait_latch(Some(pause)) {
             break;
         }
+        drain::reload();
     }
-    queue::set_launcher(std::ptr::null_mut());
+    leave(&mut running);
     // A worker that ends with 0 is never started again, and somebody may only have terminated this one.
     // SAFETY: ends the process the way that a background worker should.
     unsafe { pg_sys::proc_exit(1) };
+}
+
+/// Notes which workers have ended, of those that an earlier launcher started too.
+fn reap(running: &mut HashMap<pg_sys::Oid, DynamicBackgroundWorker>) {
+    for (database, pid) in workers::drains() {
+        let ended = match running.get(&database) {
+            Some(worker) => matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped)),
+            // SAFETY: looks a process up in shared memory.
+            None => pid == 0 || unsafe { pg_sys::BackendPidGetProc(pid).is_null() },
+        };
+        if ended {
+            running.remove(&database);
+            workers::drain_ended(database);
+        }
+    }
+    // Those that left by themselves have taken their entries back.
+    running.retain(|_, worker| !matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped)));
+}
+
+/// Starts a worker for a database, or brings its events to the spool.
+fn look_after(wanted: Wanted, running: &mut HashMap<pg_sys::Oid, DynamicBackgroundWorker>) {
+    let Wanted { database, cautious } = wanted;
+    if cautious && !is_there(database) {
+        let events = workers::forget(database);
+        if let Err(error) = spool::remove(database) {
+            pgrx::log!("holdfast: the spool of a dropped database could not be removed: {error}");
+        }
+        pgrx::log!("holdfast: database {} is gone, and with it {events} events for it", database.to_u32());
+        return;
+    }
+    if cautious {
+        // The worker may fail again, and who waits has waited once.
+        to_spool(Some(database));
+    }
+    match start_drain(database, cautious) {
+        Some(worker) => {
+            running.insert(database, worker);
+        }
+        None => {
+            to_spool(Some(database));
+            workers::drain_ended(database);
+        }
+    }
+}
+
+fn to_spool(database: Option<pg_sys::Oid>) {
+    match workers::spool_pending(database) {
+        Ok(0) => {}
+        Ok(_) => queue::complain(Complaint::Spooled, "no worker can be had for its database", &[]),
+        Err(error) => queue::complain(Complaint::Kept, &error.to_string(), &[]),
+    }
+}
+
+/// Whether a database is still there.
+fn is_there(database: pg_sys::Oid) -> bool {
+    BackgroundWorker::transaction(move || {
+        // SAFETY: a look-up in a shared catalog, in a transaction.
+        unsafe {
+            let key = pg_sys::Datum::from(database.to_u32());
+            pg_sys::SearchSysCacheExists(
+                pg_sys::SysCacheIdentifier::DATABASEOID as i32,
+                key,
+                pg_sys::Datum::null(),
+                pg_sys::Datum::null(),
+                pg_sys::Datum::null(),
+            )
+        }
+    })
+}
+
+/// When the server stops, its workers may commit what they have; the rest goes to the spool.
+fn leave(running: &mut HashMap<pg_sys::Oid, DynamicBackgroundWorker>) {
+    workers::set_launcher(std::ptr::null_mut());
+    let told = Instant::now();
+    loop {
+        reap(running);
+        if workers::drains().is_empty() || told.elapsed() > LEAVE {
+            return to_spool(None);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// A cautious drain stores each event by itself, so that one that fails stands alone.
@@ -103,7 +156,7 @@ fn start_drain(database: pg_sys::Oid, cautious: bool) -> Option<DynamicBackgroun
         .set_library("holdfast")
         .set_function("holdfast_drain_main")
         .set_argument(database.into_datum())
-        .set_extra(if cautious { super::drain::CAUTIOUS } else { "" })
+        .set_extra(if cautious { drain::CAUTIOUS } else { "" })
         .enable_spi_access()
         .set_restart_time(None)
         .set_notify_pid(launcher)

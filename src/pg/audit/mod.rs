@@ -6,14 +6,21 @@
 
 mod drain;
 mod launcher;
+mod ledger;
+mod memory;
 mod queue;
+mod spool;
 mod store;
+mod workers;
 
 use std::ptr;
 
 use pgrx::pg_sys;
 
-use queue::NotStored;
+use memory::{Complaint, ROOM};
+
+pub use memory::DrainState;
+pub use workers::Health;
 
 use super::gucs::{self, AuditQuery};
 use super::report::Report;
@@ -25,7 +32,7 @@ use crate::policy::set::Verdict;
 
 /// Reserves shared memory and starts the launcher with the server. Called once, from `_PG_init`.
 pub fn install() {
-    queue::install();
+    memory::install();
     launcher::install();
 }
 
@@ -66,64 +73,73 @@ pub enum Wait {
 
 /// Puts something on record that no rule refuses, but that happens in break-glass.
 pub fn note(attempt: Attempt, message: String, wait: Wait) {
-    let key = coalescing_key(None, &attempt);
+    let key = key(None, Outcome::BreakGlass, &attempt, wait);
     let event = Event::in_break_glass(&attempt, message, trigger::now(), origin());
-    store(event, (wait == Wait::No).then_some(key));
+    store(event, key, wait);
 }
 
-/// Waits until the worker has committed every event of this database that is queued now.
+/// Waits until the worker has committed every event of this database that is queued, or in the spool, now.
 ///
-/// Returns how many there were; an event that stands for several counts once.
+/// Returns how many there were in the queue; an event that stands for several counts once.
 ///
 /// # Errors
-/// How many are still queued after `holdfast.audit_timeout`.
+/// How many are still queued after `holdfast.audit_timeout`; 0 when only the spool is left.
 pub fn flush() -> Result<i64, i64> {
-    queue::flush(gucs::audit_timeout())
+    queue::flush()
+}
+
+/// How the audit of this database does; none if the library wasn't loaded with the server.
+pub fn health() -> Option<Health> {
+    // SAFETY: a plain read.
+    workers::health(unsafe { pg_sys::MyDatabaseId })
 }
 
 fn record(refusal: &Refusal, outcome: Outcome) {
-    let key = coalescing_key(Some(refusal.rule), &refusal.attempt);
     let event = Event::new(refusal, outcome, trigger::now(), origin());
-    let waits = match outcome {
-        Outcome::Refused => true,
+    let wait = match outcome {
+        Outcome::Refused => Wait::UntilCommitted,
         // A command is on record before it runs: it may take the record's table away. Rows may be many.
-        Outcome::BreakGlass => matches!(refusal.rule, Rule::DestructiveCommand | Rule::GuardTampering),
-        Outcome::Observed => false,
+        Outcome::BreakGlass if matches!(refusal.rule, Rule::DestructiveCommand | Rule::GuardTampering) => {
+            Wait::UntilCommitted
+        }
+        Outcome::BreakGlass | Outcome::Observed => Wait::No,
     };
-    store(event, (!waits).then_some(key));
+    store(event, key(Some(refusal.rule), outcome, &refusal.attempt, wait), wait);
 }
 
-/// Hands an event to the worker; without a key for those that are alike, waits until it is committed.
-fn store(event: Event, key: Option<u64>) {
+/// Hands an event to the worker. However that goes, the caller goes on: what can't be recorded is told in the log.
+fn store(event: Event, key: u64, wait: Wait) {
     let what = event.rule.clone().unwrap_or_else(|| event.command.clone());
-    let Ok(bytes) = event.encode(queue::ROOM) else {
+    let Ok(bytes) = event.encode(ROOM) else {
         pgrx::log!("holdfast: an event of {what} does not fit the queue and is lost");
         return;
     };
     // SAFETY: has no precondition.
-    let standby = unsafe { pg_sys::RecoveryInProgress() };
-    let stored = match key {
+    if unsafe { pg_sys::RecoveryInProgress() } {
         // Nobody commits here: the worker waits for the end of recovery, which may be years away.
-        _ if standby => Err(NotStored::Standby),
-        None => queue::put_and_wait(&bytes, gucs::audit_timeout()),
-        Some(key) => queue::put(&bytes, key),
-    };
-    if let Err(reason) = stored {
-        // The log is the last place where the event can be found.
-        pgrx::log!("holdfast: event {reason}: {}", String::from_utf8_lossy(&bytes));
+        queue::complain(Complaint::Lost, "this is a standby, where nothing can be written", &bytes);
+        return;
+    }
+    match wait {
+        Wait::UntilCommitted => queue::put_and_wait(&bytes, key),
+        Wait::No => queue::put(&bytes, key),
     }
 }
 
-/// Events that needn't be waited for and are alike become one with a count while they wait for the worker.
-fn coalescing_key(rule: Option<Rule>, attempt: &Attempt) -> u64 {
+/// What events have in common that may become one with a count while they wait for the worker. Those that nobody waits for
+/// are alike within a session only, so that each session's are in order.
+fn key(rule: Option<Rule>, outcome: Outcome, attempt: &Attempt, wait: Wait) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    rule.hash(&mut hasher);
-    (&attempt.backend, &attempt.command, &attempt.tenant).hash(&mut hasher);
+    (rule, outcome, &attempt.backend, &attempt.command, &attempt.tenant).hash(&mut hasher);
     attempt.table.as_ref().map(|t| (&t.schema, &t.name)).hash(&mut hasher);
-    // SAFETY: a plain read.
-    unsafe { pg_sys::MyProcPid }.hash(&mut hasher);
-    hasher.finish().max(1)
+    // SAFETY: plain reads.
+    let (pid, role) = unsafe { (pg_sys::MyProcPid, pg_sys::GetSessionUserId()) };
+    match wait {
+        Wait::No => pid.hash(&mut hasher),
+        Wait::UntilCommitted => role.to_u32().hash(&mut hasher),
+    }
+    hasher.finish()
 }
 
 fn origin() -> Origin {

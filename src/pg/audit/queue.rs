@@ -1,184 +1,26 @@
-//! The queue in shared memory between the sessions and the worker.
-//!
-//! `Shared::lock`, an LWLock, protects everything in `Shared` but `changed`, which has a lock of its own. It is never held
-//! across a call that can raise an error. A slot is *free*, *pending* (a session filled it) or *taken* (a drain worker is
-//! committing it); it becomes free only after that commit, and `generation` counts how often it did, so that whoever waits
-//! for an event waits for its slot's generation to move on.
-//!
-//! The memory is laid out again at a crash restart: events that no worker had committed are gone with the sessions that
-//! waited for them, none of which had seen its refusal yet.
+//! The queue in shared memory, as a session sees it: it puts an event into a slot and waits until the event is safe, which
+//! is when a drain worker has committed it. If that takes too long, the session writes the slot to the spool itself.
 
-use std::fmt;
-use std::ptr;
+use std::sync::atomic::Ordering;
 
-use once_cell::sync::OnceCell;
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys;
 
+use super::memory::{self, Complaint, DrainState, Loss, Shared, Slot, SlotState, Slots};
+use super::spool::{self, SpoolError};
 use crate::pg::gucs;
+use crate::policy::events::Event;
+use crate::policy::spool::{Batch, Record};
 
-/// How many bytes of an encoded event a slot has room for.
-pub const ROOM: usize = 4_096 - 64;
+/// How long there may be no launcher before nobody waits for it, in microseconds. It comes back a second after its end.
+const WITHOUT_LAUNCHER: i64 = 2_000_000;
 
-/// How many databases can be drained at once.
-pub const DRAINS: usize = 16;
-
-const NAME: &std::ffi::CStr = c"holdfast";
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-enum SlotState {
-    Free,
-    Pending,
-    Taken,
-}
-
-#[repr(C)]
-struct Slot {
-    state: SlotState,
-    database: pg_sys::Oid,
-    generation: u64,
-    sequence: u64,
-    /// Of observed events; 0 = this event stands alone.
-    coalescing_key: u64,
-    occurrences: u64,
-    last_at: i64,
-    length: usize,
-    bytes: [u8; ROOM],
-}
-
-/// A worker that drains one database.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Drain {
-    /// InvalidOid = this entry is unused.
-    database: pg_sys::Oid,
-    /// The worker's process; 0 until it runs.
-    pid: i32,
-    /// The worker's latch; null until it runs.
-    latch: *mut pg_sys::Latch,
-    /// Whether it has committed events: however it ends, it wasn't for what they are.
-    stored: bool,
-}
-
-impl Drain {
-    const UNUSED: Drain = Drain { database: pg_sys::InvalidOid, pid: 0, latch: ptr::null_mut(), stored: false };
-}
-
-#[repr(C)]
-struct Shared {
-    lock: *mut pg_sys::LWLock,
-    changed: pg_sys::ConditionVariable,
-    /// Null while no launcher runs.
-    launcher: *mut pg_sys::Latch,
-    drains: [Drain; DRAINS],
-    /// When this memory was laid out: with a sequence number it names an event for ever.
-    origin: i64,
-    sequence: u64,
-    capacity: usize,
-    // `capacity` slots follow.
-}
-
-/// Why an event was not committed in time.
-#[derive(Clone, Copy, Debug)]
-pub enum NotStored {
-    /// Every slot stayed in use.
-    Full,
-    /// It is queued, but no commit came within the time.
-    Late,
-    /// The server is a standby.
-    Standby,
-    /// The library's shared memory isn't there.
-    NoWorker,
-}
-
-impl fmt::Display for NotStored {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            NotStored::Full => "not stored, the queue is full",
-            NotStored::Late => "still queued after holdfast.audit_timeout",
-            NotStored::Standby => "not stored, this is a standby",
-            NotStored::NoWorker => "not stored, there is no shared memory",
-        })
-    }
-}
-
-static NEXT_REQUEST: OnceCell<pg_sys::shmem_request_hook_type> = OnceCell::new();
-static NEXT_STARTUP: OnceCell<pg_sys::shmem_startup_hook_type> = OnceCell::new();
-
-thread_local! {
-    static SHARED: std::cell::Cell<*mut Shared> = const { std::cell::Cell::new(ptr::null_mut()) };
-}
-
-pub(super) fn install() {
-    // SAFETY: _PG_init runs on the postmaster's only thread.
-    unsafe {
-        let _ = NEXT_REQUEST.set(pg_sys::shmem_request_hook);
-        let _ = NEXT_STARTUP.set(pg_sys::shmem_startup_hook);
-        pg_sys::shmem_request_hook = Some(request);
-        pg_sys::shmem_startup_hook = Some(startup);
-    }
-}
-
-fn size() -> usize {
-    size_of::<Shared>() + gucs::audit_queue_size() * size_of::<Slot>()
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn request() {
-    // SAFETY: this hook is the place for such requests.
-    unsafe {
-        if let Some(Some(next)) = NEXT_REQUEST.get() {
-            next();
-        }
-        pg_sys::RequestAddinShmemSpace(size());
-        pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), 1);
-    }
-}
-
-/// Runs at start-up and again after a crash restart.
-#[pg_guard]
-unsafe extern "C-unwind" fn startup() {
-    // SAFETY: the memory has the size asked for. It is written under Postgres's own lock before any session runs.
-    unsafe {
-        if let Some(Some(next)) = NEXT_STARTUP.get() {
-            next();
-        }
-        let main_lock = &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
-        pg_sys::LWLockAcquire(main_lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
-        let mut found = false;
-        let shared = pg_sys::ShmemInitStruct(NAME.as_ptr(), size(), &mut found).cast::<Shared>();
-        if !found {
-            let capacity = gucs::audit_queue_size();
-            ptr::write_bytes(shared.cast::<u8>(), 0, size());
-            (*shared).lock = &raw mut (*pg_sys::GetNamedLWLockTranche(NAME.as_ptr())).lock;
-            (*shared).origin = pg_sys::GetCurrentTimestamp();
-            (*shared).capacity = capacity;
-            pg_sys::ConditionVariableInit(&raw mut (*shared).changed);
-        }
-        SHARED.set(shared);
-        pg_sys::LWLockRelease(main_lock);
-    }
-}
-
-/// `AddinShmemInitLock` of storage/lwlocknames.h, the same in all supported versions.
-const ADDIN_SHMEM_INIT_LOCK: usize = 21;
-
-fn shared() -> Option<*mut Shared> {
-    let shared = SHARED.get();
-    (!shared.is_null()).then_some(shared)
-}
-
-/// Runs `work` on the slots with the lock held. `work` must not call anything that can raise an error.
-fn locked<R>(shared: *mut Shared, work: impl FnOnce(&mut Shared, &mut [Slot]) -> R) -> R {
-    // SAFETY: shared memory of this layout; the lock makes the references unique. `changed` is only ever passed on by
-    // address.
-    unsafe {
-        pg_sys::LWLockAcquire((*shared).lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
-        let slots = std::slice::from_raw_parts_mut(shared.add(1).cast::<Slot>(), (*shared).capacity);
-        let result = work(&mut *shared, slots);
-        pg_sys::LWLockRelease((*shared).lock);
-        result
-    }
+/// When an event joins one that is alike and still waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Join {
+    /// Whenever there is one.
+    Always,
+    /// When there is no room for one more.
+    WhenFull,
 }
 
 /// Where an event lies: its slot, and the slot's generation while it is there.
@@ -190,275 +32,305 @@ struct Place {
 
 enum Put {
     Done(Place),
-    Coalesced,
     Full,
 }
 
-/// Queues an event and waits at most `timeout` milliseconds until it is committed.
-pub fn put_and_wait(bytes: &[u8], timeout: i32) -> Result<(), NotStored> {
-    let shared = shared().ok_or(NotStored::NoWorker)?;
-    let deadline = deadline(timeout);
-    match put_until(shared, bytes, 0, deadline)? {
-        Some(place) if !wait_until_free(shared, place, deadline) => Err(NotStored::Late),
-        _ => Ok(()),
+/// Queues an event and waits until it is safe: committed, or in the spool. If neither can be had, it is kept in memory or,
+/// if there is no room, counted as lost; the log tells.
+pub fn put_and_wait(bytes: &[u8], key: u64) {
+    let deadline = deadline();
+    let mut put = try_put(bytes, key, Join::WhenFull);
+    while let Some(Put::Full) = put {
+        if in_trouble() || !memory::wait_until(deadline, || has_room() || in_trouble()) {
+            break;
+        }
+        put = try_put(bytes, key, Join::WhenFull);
+    }
+    match put {
+        None => complain(Complaint::Lost, "there is no shared memory", bytes),
+        Some(Put::Full) => spool_unqueued(bytes),
+        Some(Put::Done(place)) => wait_until_safe(place, deadline, bytes),
     }
 }
 
 /// Queues an event, or adds it to one that is alike and still waits. Never waits itself.
-pub fn put(bytes: &[u8], coalescing_key: u64) -> Result<(), NotStored> {
-    let shared = shared().ok_or(NotStored::NoWorker)?;
-    match try_put(shared, bytes, coalescing_key)? {
-        Put::Full => Err(NotStored::Full),
-        Put::Done(_) | Put::Coalesced => Ok(()),
-    }
-}
-
-/// Waits for this database's queued events; see [`super::flush`].
-pub fn flush(timeout: i32) -> Result<i64, i64> {
-    let Some(shared) = shared() else { return Ok(0) };
-    // SAFETY: a plain read.
-    let database = unsafe { pg_sys::MyDatabaseId };
-    let mut waiting = Vec::with_capacity(gucs::audit_queue_size());
-    locked(shared, |_, slots| {
-        let used = slots.iter().enumerate().filter(|(_, s)| s.state != SlotState::Free && s.database == database);
-        waiting.extend(used.map(|(slot, s)| Place { slot, generation: s.generation }));
-    });
-    let deadline = deadline(timeout);
-    let late = waiting.iter().filter(|place| !wait_until_free(shared, **place, deadline)).count();
-    if late == 0 { Ok(waiting.len() as i64) } else { Err(late as i64) }
-}
-
-fn deadline(timeout: i32) -> i64 {
-    // SAFETY: has no precondition.
-    unsafe { pg_sys::GetCurrentTimestamp() + i64::from(timeout) * 1_000 }
-}
-
-fn put_until(
-    shared: *mut Shared,
-    bytes: &[u8],
-    coalescing_key: u64,
-    deadline: i64,
-) -> Result<Option<Place>, NotStored> {
-    loop {
-        match try_put(shared, bytes, coalescing_key)? {
-            Put::Done(place) => return Ok(Some(place)),
-            Put::Coalesced => return Ok(None),
-            Put::Full if !sleep(shared, deadline) => return Err(NotStored::Full),
-            Put::Full => {}
+pub fn put(bytes: &[u8], key: u64) {
+    match try_put(bytes, key, Join::Always) {
+        None => complain(Complaint::Lost, "there is no shared memory", bytes),
+        Some(Put::Full) => spool_unqueued(bytes),
+        // Once the launcher was told to stop, nobody takes the slot.
+        Some(Put::Done(place)) if memory::locked(|shared, _| shared.stopping) == Some(true) => {
+            let _ = spool_slot(place);
         }
+        Some(Put::Done(_)) => {}
     }
 }
 
-fn try_put(shared: *mut Shared, bytes: &[u8], coalescing_key: u64) -> Result<Put, NotStored> {
+/// Waits until every event of this database that is queued or spooled now is committed.
+///
+/// Returns how many there were in the queue; an event that stands for several counts once.
+///
+/// # Errors
+/// How many are still queued after `holdfast.audit_timeout`; 0 when only the spool is left.
+pub fn flush() -> Result<i64, i64> {
+    let database = my_database();
+    let mut waiting = Vec::with_capacity(gucs::audit_queue_size());
+    let launcher = memory::locked(|shared, slots| {
+        let used = slots.heads.iter().enumerate().filter(|(_, s)| s.state != SlotState::Free && s.database == database);
+        waiting.extend(used.map(|(slot, head)| place(slot, head)));
+        if let Some(drain) = shared.drain(database) {
+            drain.retry_at = 0;
+        }
+        shared.launcher
+    });
+    let deadline = deadline();
+    if let Some(launcher) = launcher {
+        memory::wake(launcher);
+    }
+    let late = waiting.iter().filter(|place| !memory::wait_until(deadline, || is_safe(**place))).count();
+    if late > 0 {
+        return Err(late as i64);
+    }
+    if memory::wait_until(deadline, || !spool::is_used(database)) { Ok(waiting.len() as i64) } else { Err(0) }
+}
+
+fn my_database() -> pg_sys::Oid {
+    // SAFETY: a plain read.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+fn deadline() -> i64 {
+    memory::now() + i64::from(gucs::audit_timeout()) * 1_000
+}
+
+fn place(slot: usize, head: &Slot) -> Place {
+    Place { slot, generation: head.generation.load(Ordering::Relaxed) }
+}
+
+fn is_safe(place: Place) -> bool {
+    memory::generation(place.slot) != place.generation
+}
+
+fn has_room() -> bool {
+    memory::locked(|_, slots| slots.heads.iter().any(|s| s.state == SlotState::Free)).unwrap_or(false)
+}
+
+/// Whether it is known that no worker will take this database's events soon, so that waiting is idle.
+fn in_trouble() -> bool {
+    let (database, now) = (my_database(), memory::now());
+    let patience = i64::from(gucs::audit_timeout()) * 1_000;
+    memory::locked(|shared, _| {
+        if shared.stopping || shared.launcher.is_null() && now - shared.launcher_gone_at > WITHOUT_LAUNCHER {
+            return true;
+        }
+        shared.drain(database).is_some_and(|drain| match drain.state {
+            DrainState::Failing => true,
+            _ => drain.busy_since != 0 && now - drain.busy_since > patience,
+        })
+    })
+    .unwrap_or(true)
+}
+
+fn try_put(bytes: &[u8], key: u64, join: Join) -> Option<Put> {
     thread_local! {
         /// Where this session's last event that could stand for more was put: a run of alike ones needs no search.
         static LAST: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
     }
-    // SAFETY: plain reads of this process.
-    let (database, at) = unsafe { (pg_sys::MyDatabaseId, pg_sys::GetCurrentTimestamp()) };
-    let (put, latch) = locked(shared, |shared, slots| {
-        let latch = shared.drains.iter().find(|d| d.database == database).map_or(ptr::null_mut(), |d| d.latch);
-        let latch = if latch.is_null() { shared.launcher } else { latch };
-        let alike =
-            |s: &Slot| s.state == SlotState::Pending && s.database == database && s.coalescing_key == coalescing_key;
-        if coalescing_key != 0 {
+    let (database, now) = (my_database(), memory::now());
+    let (put, latch) = memory::locked(|shared, slots| {
+        let drain = shared.drain(database).map_or(std::ptr::null_mut(), |d| d.latch);
+        let latch = if drain.is_null() { shared.launcher } else { drain };
+        let alike = |s: &Slot| s.state == SlotState::Pending && s.database == database && s.key == key;
+        let free = slots.heads.iter().position(|s| s.state == SlotState::Free);
+        if join == Join::Always || free.is_none() {
             let last = LAST.get();
-            let n = if slots.get(last).is_some_and(alike) { Some(last) } else { slots.iter().position(alike) };
-            if let Some(slot) = n.and_then(|n| slots.get_mut(n)) {
-                slot.occurrences += 1;
-                slot.last_at = at;
-                return (Ok(Put::Coalesced), ptr::null_mut());
+            let n =
+                if slots.heads.get(last).is_some_and(alike) { Some(last) } else { slots.heads.iter().position(alike) };
+            if let Some((n, head)) = n.and_then(|n| slots.heads.get_mut(n).map(|head| (n, head))) {
+                head.occurrences += 1;
+                head.last_at = now;
+                LAST.set(n);
+                return (Put::Done(place(n, head)), std::ptr::null_mut());
             }
         }
-        let Some((n, slot)) = slots.iter_mut().enumerate().find(|(_, s)| s.state == SlotState::Free) else {
-            return (Ok(Put::Full), latch);
-        };
+        let Some(n) = free else { return (Put::Full, latch) };
         LAST.set(n);
         shared.sequence += 1;
-        slot.state = SlotState::Pending;
-        slot.database = database;
-        slot.sequence = shared.sequence;
-        slot.coalescing_key = coalescing_key;
-        slot.occurrences = 1;
-        slot.last_at = at;
-        // encode() keeps events within ROOM.
-        slot.length = bytes.len().min(ROOM);
-        slot.bytes[..slot.length].copy_from_slice(&bytes[..slot.length]);
-        (Ok(Put::Done(Place { slot: n, generation: slot.generation })), latch)
+        let sequence = shared.sequence;
+        slots.write(n, bytes);
+        let Some(head) = slots.heads.get_mut(n) else { return (Put::Full, latch) };
+        head.state = SlotState::Pending;
+        head.database = database;
+        head.sequence = sequence;
+        head.key = key;
+        head.occurrences = 1;
+        (head.put_at, head.last_at) = (now, now);
+        head.batch = Batch { origin: 0, drain: 0, number: 0 };
+        (Put::Done(place(n, head)), latch)
+    })?;
+    memory::wake(latch);
+    Some(put)
+}
+
+fn wait_until_safe(place: Place, deadline: i64, bytes: &[u8]) {
+    let mut deadline = deadline;
+    loop {
+        memory::wait_until(deadline, || is_safe(place) || in_trouble());
+        match spool_slot(place) {
+            Spooled::Done => return,
+            // Writing takes the disk's time, and whoever writes tells.
+            Spooled::ByAnother => deadline = memory::now() + 1_000_000,
+            Spooled::Not(error) => return complain(Complaint::Kept, &error.to_string(), bytes),
+        }
+    }
+}
+
+/// What became of an attempt to bring an event to the spool.
+enum Spooled {
+    /// It is there, or was committed meanwhile.
+    Done,
+    /// Somebody else is at it.
+    ByAnother,
+    /// It couldn't be written, and waits on in its slot.
+    Not(SpoolError),
+}
+
+fn spool_slot(place: Place) -> Spooled {
+    let claimed = memory::locked(|shared, slots| {
+        let Some(head) = slots.heads.get(place.slot) else { return Err(Spooled::Done) };
+        if head.generation.load(Ordering::Relaxed) != place.generation {
+            return Err(Spooled::Done);
+        }
+        claim(shared, slots, place.slot).ok_or(Spooled::ByAnother)
     });
-    wake(latch);
-    put
-}
-
-/// Whether the event at `place` was committed before the deadline.
-fn wait_until_free(shared: *mut Shared, place: Place, deadline: i64) -> bool {
-    // SAFETY: the condition variable lives in shared memory. If the wait is interrupted, abort cancels the sleep.
-    unsafe { pg_sys::ConditionVariablePrepareToSleep(&raw mut (*shared).changed) };
-    let free = loop {
-        if locked(shared, |_, slots| slots[place.slot].generation != place.generation) {
-            break true;
-        }
-        if !sleep(shared, deadline) {
-            break false;
-        }
-    };
-    // SAFETY: as above.
-    unsafe { pg_sys::ConditionVariableCancelSleep() };
-    free
-}
-
-/// Sleeps until something changes; false when the deadline has passed. Interruptible.
-fn sleep(shared: *mut Shared, deadline: i64) -> bool {
-    // SAFETY: as above.
-    unsafe {
-        let left = deadline - pg_sys::GetCurrentTimestamp();
-        if left <= 0 {
-            return false;
-        }
-        // Rounded up: the time that was asked for is waited in full.
-        let milliseconds = (left + 999) / 1_000;
-        pg_sys::ConditionVariableTimedSleep(&raw mut (*shared).changed, milliseconds, pg_sys::PG_WAIT_EXTENSION);
-        true
-    }
-}
-
-fn wake(latch: *mut pg_sys::Latch) {
-    if !latch.is_null() {
-        // SAFETY: the latch of a process, in shared memory: it outlives the process, and one too many does no harm.
-        unsafe { pg_sys::SetLatch(latch) };
-    }
-}
-
-/// The launcher's view: announces it, and takes it back when it ends.
-pub(super) fn set_launcher(latch: *mut pg_sys::Latch) {
-    if let Some(shared) = shared() {
-        locked(shared, |shared, _| shared.launcher = latch);
-    }
-}
-
-/// The databases that have pending events and nobody who drains them. Each is marked as being drained from now on.
-pub(super) fn claim_undrained() -> Vec<pg_sys::Oid> {
-    let mut claimed = Vec::with_capacity(DRAINS);
-    let Some(shared) = shared() else { return claimed };
-    locked(shared, |shared, slots| {
-        for slot in slots.iter().filter(|s| s.state == SlotState::Pending) {
-            if shared.drains.iter().any(|d| d.database == slot.database) {
-                continue;
+    match claimed {
+        None => Spooled::Done,
+        Some(Err(outcome)) => outcome,
+        Some(Ok(claim)) => match write(claim) {
+            Ok(()) => {
+                complain(Complaint::Spooled, "no worker could commit it in time", &[]);
+                Spooled::Done
             }
-            let Some(entry) = shared.drains.iter_mut().find(|d| d.database == pg_sys::InvalidOid) else { break };
-            *entry = Drain { database: slot.database, ..Drain::UNUSED };
-            claimed.push(slot.database);
-        }
-    });
-    claimed
+            Err(error) => Spooled::Not(error),
+        },
+    }
 }
 
-/// A drain has ended, however it ended: what it had taken is pending again. Returns whether it failed: one
-/// that ran dry took its entry back itself, and one that stored events first was ended from outside.
-pub(super) fn drain_ended(database: pg_sys::Oid) -> bool {
-    let Some(shared) = shared() else { return false };
-    locked(shared, |shared, slots| {
-        for slot in slots.iter_mut().filter(|s| s.database == database && s.state == SlotState::Taken) {
-            slot.state = SlotState::Pending;
-        }
-        let mut failed = false;
-        for entry in shared.drains.iter_mut().filter(|d| d.database == database) {
-            failed |= !entry.stored;
-            *entry = Drain::UNUSED;
-        }
-        failed
-    })
-}
-
-/// The drain of a database is at work: sessions may wake it themselves.
-pub(super) fn drain_started(database: pg_sys::Oid, latch: *mut pg_sys::Latch) {
-    let Some(shared) = shared() else { return };
-    locked(shared, |shared, _| {
-        if let Some(entry) = shared.drains.iter_mut().find(|d| d.database == database) {
-            // SAFETY: a plain read.
-            (entry.latch, entry.pid) = (latch, unsafe { pg_sys::MyProcPid });
-        }
-    });
-}
-
-/// The drains that an earlier launcher started: by database and process, 0 for one that never got to run.
-pub(super) fn drains() -> Vec<(pg_sys::Oid, i32)> {
-    let mut drains = Vec::with_capacity(DRAINS);
-    let Some(shared) = shared() else { return drains };
-    locked(shared, |shared, _| {
-        drains.extend(shared.drains.iter().filter(|d| d.database != pg_sys::InvalidOid).map(|d| (d.database, d.pid)));
-    });
-    drains
-}
-
-/// The drain of a database stops, unless something is pending. Returns whether it may.
-pub(super) fn drain_may_stop(database: pg_sys::Oid) -> bool {
-    let Some(shared) = shared() else { return true };
-    locked(shared, |shared, slots| {
-        if slots.iter().any(|s| s.database == database && s.state != SlotState::Free) {
-            return false;
-        }
-        for entry in shared.drains.iter_mut().filter(|d| d.database == database) {
-            *entry = Drain::UNUSED;
-        }
-        true
-    })
-}
-
-/// An event on its way into the table.
-pub(super) struct Taken {
+/// A slot that this process writes to the spool.
+pub struct Claim {
     slot: usize,
-    pub bytes: Vec<u8>,
-    pub origin: i64,
-    pub sequence: i64,
-    pub occurrences: i64,
-    pub last_at: i64,
+    sequence: u64,
+    database: pg_sys::Oid,
+    bytes: Vec<u8>,
+    occurrences: i64,
+    last_at: i64,
+    doubt: Option<Batch>,
 }
 
-/// Takes the pending events of a database, oldest first, at most `limit` of them.
-pub(super) fn take(database: pg_sys::Oid, limit: usize) -> Vec<Taken> {
-    let Some(shared) = shared() else { return Vec::new() };
-    locked(shared, |shared, slots| {
-        let origin = shared.origin;
-        let pending = |s: &Slot| s.state == SlotState::Pending && s.database == database;
-        let mut waiting: Vec<_> = slots.iter().enumerate().filter(|(_, s)| pending(s)).collect();
-        waiting.sort_unstable_by_key(|(_, s)| s.sequence);
-        let chosen: Vec<usize> = waiting.into_iter().take(limit).map(|(n, _)| n).collect();
-        let mut taken = Vec::with_capacity(chosen.len());
-        for slot in chosen {
-            let s = &mut slots[slot];
-            s.state = SlotState::Taken;
-            taken.push(Taken {
-                slot,
-                bytes: s.bytes[..s.length].to_vec(),
-                origin,
-                sequence: s.sequence as i64,
-                occurrences: s.occurrences as i64,
-                last_at: s.last_at,
-            });
-        }
-        taken
+/// Claims a slot for the spool. None if somebody else has it, or if it needs none.
+pub fn claim(_: &mut Shared, slots: &mut Slots, slot: usize) -> Option<Claim> {
+    let bytes = slots.read(slot).to_vec();
+    let head = slots.heads.get_mut(slot)?;
+    let taken = match head.state {
+        SlotState::Pending => false,
+        SlotState::Taken => true,
+        _ => return None,
+    };
+    head.state = if taken { SlotState::TakenSpooling } else { SlotState::Spooling };
+    // A slot that a worker left behind is pending again, and may have been committed all the same.
+    let doubt = (head.batch.number != 0).then_some(head.batch);
+    Some(Claim {
+        slot,
+        sequence: head.sequence,
+        database: head.database,
+        bytes,
+        occurrences: head.occurrences,
+        last_at: head.last_at,
+        doubt,
     })
 }
 
-/// The taken events are committed (or given up): whoever waits may go on.
-pub(super) fn release(taken: &[Taken]) {
-    let Some(shared) = shared() else { return };
-    // SAFETY: a plain read; the launcher has no database.
-    let database = unsafe { pg_sys::MyDatabaseId };
-    locked(shared, |shared, slots| {
-        for entry in shared.drains.iter_mut().filter(|d| d.database != pg_sys::InvalidOid && d.database == database) {
-            entry.stored = true;
+/// Writes a claimed slot to the spool; it's free, or as before, afterwards.
+///
+/// # Errors
+/// When the spool is full or can't be written.
+pub fn write(claim: Claim) -> Result<(), SpoolError> {
+    let result = spool_event(claim.database, &claim.bytes, claim.occurrences, claim.last_at, claim.doubt);
+    let launcher = memory::locked(|shared, slots| {
+        if let Some(head) = slots.heads.get_mut(claim.slot).filter(|head| head.sequence == claim.sequence) {
+            head.state = match (head.state, result.is_ok()) {
+                (SlotState::Spooling, true) => {
+                    head.settle();
+                    SlotState::Free
+                }
+                (SlotState::TakenSpooling, true) => {
+                    head.settle();
+                    SlotState::TakenSpooled
+                }
+                (SlotState::Spooling, false) => SlotState::Pending,
+                (SlotState::TakenSpooling, false) => SlotState::Taken,
+                (other, _) => other,
+            };
         }
-        for t in taken {
-            let slot = &mut slots[t.slot];
-            // It may have been made pending again, and even been taken by another drain, meanwhile.
-            if slot.state == SlotState::Taken && slot.sequence == t.sequence as u64 {
-                slot.state = SlotState::Free;
-                slot.generation += 1;
-            }
+        shared.launcher
+    });
+    memory::broadcast();
+    memory::wake(launcher.unwrap_or(std::ptr::null_mut()));
+    result
+}
+
+/// The last resort of an event that found no slot.
+fn spool_unqueued(bytes: &[u8]) {
+    let (database, now) = (my_database(), memory::now());
+    let Err(error) = spool_event(database, bytes, 1, now, None) else {
+        complain(Complaint::Spooled, "the queue is full", &[]);
+        return;
+    };
+    lose(database, 1, now);
+    complain(Complaint::Lost, &format!("the queue is full and {error}"), bytes);
+}
+
+fn spool_event(
+    database: pg_sys::Oid,
+    bytes: &[u8],
+    occurrences: i64,
+    last_at: i64,
+    doubt: Option<Batch>,
+) -> Result<(), SpoolError> {
+    let event = Event::decode(bytes).map_err(SpoolError::Unreadable)?;
+    let record = Record { event, occurrences, last_at, doubt };
+    spool::append(database, &record.encode().map_err(SpoolError::Unreadable)?)
+}
+
+/// Counts events that nothing could take, until a worker writes the loss down.
+pub fn lose(database: pg_sys::Oid, events: i64, now: i64) {
+    memory::locked(|shared, _| {
+        shared.lost += events;
+        let known = shared.losses.iter().position(|l| l.events > 0 && l.database == database);
+        let n = known.or_else(|| shared.losses.iter().position(|l| l.events == 0));
+        if let Some(loss) = n.and_then(|n| shared.losses.get_mut(n)) {
+            let first_at = if loss.events > 0 { loss.first_at } else { now };
+            *loss = Loss { database, events: loss.events + events, first_at, last_at: now };
         }
     });
-    // SAFETY: in shared memory; broadcasting raises no error.
-    unsafe { pg_sys::ConditionVariableBroadcast(&raw mut (*shared).changed) };
+}
+
+/// One line a minute of each kind; the event itself where the log is the last place where it can be found.
+pub fn complain(complaint: Complaint, reason: &str, event: &[u8]) {
+    let now = memory::now();
+    let Some(Some(unsaid)) = memory::locked(|shared, _| shared.may_complain(complaint, now)) else {
+        if !memory::is_there() {
+            pgrx::log!("holdfast: event lost: {reason}: {}", String::from_utf8_lossy(event));
+        }
+        return;
+    };
+    let what = match complaint {
+        Complaint::Spooled => "event written to the spool",
+        Complaint::Kept => "event kept in memory only",
+        Complaint::Lost => "event lost",
+        Complaint::Failed => "events could not be stored",
+    };
+    let since = if unsaid == 0 { String::new() } else { format!(" (and {unsaid} more since the last such line)") };
+    let event = if event.is_empty() { String::new() } else { format!(": {}", String::from_utf8_lossy(event)) };
+    pgrx::log!("holdfast: {what}: {reason}{since}{event}");
 }

@@ -4,31 +4,35 @@ use pgrx::{JsonB, Spi};
 use serde::Serialize;
 
 use crate::policy::events::Event;
+use crate::policy::spool::Record;
 
 /// An event as the INSERT below unpacks it.
 #[derive(Serialize)]
 pub(super) struct Row {
     #[serde(flatten)]
     pub event: Event,
-    pub origin_at: i64,
-    pub sequence: i64,
     pub occurrences: i64,
     pub last_at: i64,
 }
 
+impl From<Record> for Row {
+    fn from(record: Record) -> Row {
+        let Record { event, occurrences, last_at, .. } = record;
+        Row { event, occurrences, last_at }
+    }
+}
+
 const INSERT: &str = "
 INSERT INTO holdfast.event (at, outcome, rule, sqlstate, backend, command, schema_name, table_name, tenant, owner,
-    message, occurrences, last_at, usename, application_name, client_addr, pid, query, origin, sequence)
+    message, occurrences, last_at, usename, application_name, client_addr, pid, query)
 SELECT epoch + at * tick, outcome, rule, sqlstate, backend, command, schema, \"table\", tenant, owner,
     message, occurrences, epoch + last_at * tick, origin ->> 'role', origin ->> 'application_name',
-    (origin ->> 'client')::pg_catalog.inet, (origin ->> 'pid')::integer, origin ->> 'query',
-    epoch + origin_at * tick, sequence
+    (origin ->> 'client')::pg_catalog.inet, (origin ->> 'pid')::integer, origin ->> 'query'
 FROM pg_catalog.jsonb_to_recordset($1) AS event (at bigint, outcome text, rule text, sqlstate text, backend text,
         command text, schema text, \"table\" text, tenant text, owner text, message text, origin jsonb,
-        origin_at bigint, sequence bigint, occurrences bigint, last_at bigint),
+        occurrences bigint, last_at bigint),
     (VALUES (timestamptz '2000-01-01 00:00:00+00', interval '1 microsecond')) AS clock (epoch, tick)
-ORDER BY sequence
-ON CONFLICT (origin, sequence) DO NOTHING";
+ORDER BY at";
 
 /// Writes events into their table, in the transaction that is open. False when the extension has left the database
 /// meanwhile.

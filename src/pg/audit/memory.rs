@@ -1,0 +1,388 @@
+//! The shared memory between the sessions, the launcher and the drain workers.
+//!
+//! `Shared::lock`, an LWLock, protects everything in [`Shared`] but `changed`, which has a lock of its own, and the slots'
+//! generations, which are read without it. `Shared::spool_lock` orders the writers of the spool files. Neither is held
+//! across a call that can raise an error.
+//!
+//! The memory is laid out again at a crash restart: events that were neither committed nor in the spool are gone with the
+//! sessions that waited for them, none of which had seen its refusal yet.
+
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use once_cell::sync::OnceCell;
+use pgrx::{pg_guard, pg_sys};
+
+use crate::pg::gucs;
+use crate::policy::spool::Batch;
+
+/// How many bytes of an encoded event a slot has room for.
+pub const ROOM: usize = 4_096;
+
+/// How many databases can be looked after at once.
+pub const DATABASES: usize = 64;
+
+const NAME: &std::ffi::CStr = c"holdfast";
+
+/// Where an event is on its way. Free → Pending → Taken → Free, as long as nothing is amiss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SlotState {
+    /// Nowhere: the slot holds none.
+    Free,
+    /// A session put it in.
+    Pending,
+    /// Somebody writes it to the spool.
+    Spooling,
+    /// A drain worker commits it.
+    Taken,
+    /// A drain worker commits it and is late: somebody writes it to the spool as well.
+    TakenSpooling,
+    /// A drain worker commits it and is late, and the spool has it: nobody waits for it any more.
+    TakenSpooled,
+}
+
+/// The head of an event's place; the bytes are elsewhere, so that heads can be looked through quickly.
+#[repr(C)]
+pub struct Slot {
+    pub state: SlotState,
+    pub database: pg_sys::Oid,
+    /// Moves on when the event is safe; whoever waits for it waits for that.
+    pub generation: AtomicU64,
+    pub sequence: u64,
+    /// Which events are alike.
+    pub key: u64,
+    pub occurrences: i64,
+    pub put_at: i64,
+    pub last_at: i64,
+    /// The transaction that took it last; all zeros = none did.
+    pub batch: Batch,
+    pub length: usize,
+}
+
+impl Slot {
+    /// The event is safe: whoever waits may go on.
+    pub fn settle(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// What the extension does for a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum DrainState {
+    /// Nothing: the entry is unused.
+    Unused,
+    /// The launcher has asked for a worker.
+    Starting,
+    /// A worker is there.
+    Running,
+    /// The last worker failed, or none could be had; the next try comes at `retry_at`.
+    Failing,
+}
+
+/// A database that has, had, or can't have a drain worker.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Drain {
+    pub state: DrainState,
+    pub database: pg_sys::Oid,
+    /// The worker's process; 0 until it runs.
+    pub pid: i32,
+    /// The worker's latch; null until it runs.
+    pub latch: *mut pg_sys::Latch,
+    /// Counts the workers since this memory was laid out.
+    pub serial: i64,
+    /// Since when the worker has been at its present batch; 0 while it has none.
+    pub busy_since: i64,
+    /// Whether the worker has committed something and not failed since: however it ends, it wasn't for what it stores.
+    pub sound: bool,
+    /// How many workers in a row have failed.
+    pub failures: u32,
+    pub retry_at: i64,
+}
+
+impl Drain {
+    pub const UNUSED: Drain = Drain {
+        state: DrainState::Unused,
+        database: pg_sys::InvalidOid,
+        pid: 0,
+        latch: ptr::null_mut(),
+        serial: 0,
+        busy_since: 0,
+        sound: false,
+        failures: 0,
+        retry_at: 0,
+    };
+}
+
+/// Events of a database that neither the worker nor the spool could take.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    pub database: pg_sys::Oid,
+    pub events: i64,
+    pub first_at: i64,
+    pub last_at: i64,
+}
+
+/// What is said in the server log at most once a minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Complaint {
+    /// An event went to the spool.
+    Spooled,
+    /// An event is in memory only.
+    Kept,
+    /// An event is lost.
+    Lost,
+    /// The worker could not store events.
+    Failed,
+}
+
+const COMPLAINTS: usize = 4;
+
+/// How long the log is silent after a complaint, in microseconds.
+const SILENCE: i64 = 60_000_000;
+
+#[repr(C)]
+pub struct Shared {
+    lock: *mut pg_sys::LWLock,
+    spool_lock: *mut pg_sys::LWLock,
+    changed: pg_sys::ConditionVariable,
+    /// Null while no launcher runs.
+    pub launcher: *mut pg_sys::Latch,
+    /// Since when there has been no launcher.
+    pub launcher_gone_at: i64,
+    /// Whether the launcher was told to stop: nobody takes what is put into a slot now.
+    pub stopping: bool,
+    pub drains: [Drain; DATABASES],
+    pub losses: [Loss; DATABASES],
+    /// Losses since this memory was laid out, in all databases.
+    pub lost: i64,
+    complained_at: [i64; COMPLAINTS],
+    unsaid: [u64; COMPLAINTS],
+    /// When this memory was laid out.
+    pub origin: i64,
+    pub sequence: u64,
+    pub serial: i64,
+    capacity: usize,
+    // `capacity` slots follow, then `capacity` times ROOM bytes.
+}
+
+impl Shared {
+    /// The entry of a database, if it has one.
+    pub fn drain(&mut self, database: pg_sys::Oid) -> Option<&mut Drain> {
+        self.drains.iter_mut().find(|d| d.state != DrainState::Unused && d.database == database)
+    }
+
+    /// Whether a complaint is due: how many of its kind were left unsaid since the last one.
+    pub fn may_complain(&mut self, complaint: Complaint, now: i64) -> Option<u64> {
+        let kind = complaint as usize;
+        let (at, unsaid) = (self.complained_at.get_mut(kind)?, self.unsaid.get_mut(kind)?);
+        if *at != 0 && now - *at < SILENCE {
+            *unsaid += 1;
+            return None;
+        }
+        *at = now;
+        Some(std::mem::take(unsaid))
+    }
+}
+
+/// The slots and their bytes.
+pub struct Slots<'a> {
+    pub heads: &'a mut [Slot],
+    bytes: &'a mut [[u8; ROOM]],
+}
+
+impl Slots<'_> {
+    /// Puts an event's bytes into a slot.
+    pub fn write(&mut self, slot: usize, bytes: &[u8]) {
+        // encode() keeps events within ROOM.
+        let length = bytes.len().min(ROOM);
+        if let (Some(head), Some(room)) = (self.heads.get_mut(slot), self.bytes.get_mut(slot)) {
+            head.length = length;
+            room[..length].copy_from_slice(&bytes[..length]);
+        }
+    }
+
+    /// The bytes of a slot's event.
+    pub fn read(&self, slot: usize) -> &[u8] {
+        let length = self.heads.get(slot).map_or(0, |head| head.length.min(ROOM));
+        self.bytes.get(slot).map_or(&[], |room| &room[..length])
+    }
+}
+
+static NEXT_REQUEST: OnceCell<pg_sys::shmem_request_hook_type> = OnceCell::new();
+static NEXT_STARTUP: OnceCell<pg_sys::shmem_startup_hook_type> = OnceCell::new();
+
+thread_local! {
+    static SHARED: std::cell::Cell<*mut Shared> = const { std::cell::Cell::new(ptr::null_mut()) };
+}
+
+pub(super) fn install() {
+    // SAFETY: _PG_init runs on the postmaster's only thread.
+    unsafe {
+        let _ = NEXT_REQUEST.set(pg_sys::shmem_request_hook);
+        let _ = NEXT_STARTUP.set(pg_sys::shmem_startup_hook);
+        pg_sys::shmem_request_hook = Some(request);
+        pg_sys::shmem_startup_hook = Some(startup);
+    }
+}
+
+fn size() -> usize {
+    size_of::<Shared>() + gucs::audit_queue_size() * (size_of::<Slot>() + ROOM)
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn request() {
+    // SAFETY: this hook is the place for such requests.
+    unsafe {
+        if let Some(Some(next)) = NEXT_REQUEST.get() {
+            next();
+        }
+        pg_sys::RequestAddinShmemSpace(size());
+        pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), 2);
+    }
+}
+
+/// Runs at start-up and again after a crash restart.
+#[pg_guard]
+unsafe extern "C-unwind" fn startup() {
+    // SAFETY: the memory has the size asked for. It is written under Postgres's own lock before any session runs.
+    unsafe {
+        if let Some(Some(next)) = NEXT_STARTUP.get() {
+            next();
+        }
+        let main_lock = &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
+        pg_sys::LWLockAcquire(main_lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let mut found = false;
+        let shared = pg_sys::ShmemInitStruct(NAME.as_ptr(), size(), &mut found).cast::<Shared>();
+        if !found {
+            let locks = pg_sys::GetNamedLWLockTranche(NAME.as_ptr());
+            ptr::write_bytes(shared.cast::<u8>(), 0, size());
+            (*shared).lock = &raw mut (*locks).lock;
+            (*shared).spool_lock = &raw mut (*locks.add(1)).lock;
+            (*shared).origin = now();
+            (*shared).launcher_gone_at = now();
+            (*shared).capacity = gucs::audit_queue_size();
+            pg_sys::ConditionVariableInit(&raw mut (*shared).changed);
+        }
+        SHARED.set(shared);
+        pg_sys::LWLockRelease(main_lock);
+    }
+}
+
+/// `AddinShmemInitLock` of storage/lwlocknames.h, the same in all supported versions.
+const ADDIN_SHMEM_INIT_LOCK: usize = 21;
+
+/// The time, in microseconds since 2000-01-01 UTC.
+pub fn now() -> i64 {
+    // SAFETY: has no precondition.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// Releases an LWLock however the work under it ends.
+struct Held(*mut pg_sys::LWLock);
+
+impl Held {
+    fn acquire(lock: *mut pg_sys::LWLock) -> Held {
+        // SAFETY: an LWLock in shared memory.
+        unsafe { pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE) };
+        Held(lock)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: held by this process since `acquire`.
+        unsafe { pg_sys::LWLockRelease(self.0) };
+    }
+}
+
+fn shared() -> Option<*mut Shared> {
+    let shared = SHARED.get();
+    (!shared.is_null()).then_some(shared)
+}
+
+/// Whether the library was loaded with the server, and hence has its memory.
+pub fn is_there() -> bool {
+    shared().is_some()
+}
+
+/// Runs `work` with the lock held; none without shared memory. `work` must not call anything that can raise an error.
+pub fn locked<R>(work: impl FnOnce(&mut Shared, &mut Slots) -> R) -> Option<R> {
+    let shared = shared()?;
+    // SAFETY: shared memory of this layout; the lock makes the references unique, but for what is atomic. `changed` is only
+    // ever passed on by address.
+    unsafe {
+        let _held = Held::acquire((*shared).lock);
+        let capacity = (*shared).capacity;
+        let heads = shared.add(1).cast::<Slot>();
+        let bytes = heads.add(capacity).cast::<[u8; ROOM]>();
+        let mut slots = Slots {
+            heads: std::slice::from_raw_parts_mut(heads, capacity),
+            bytes: std::slice::from_raw_parts_mut(bytes, capacity),
+        };
+        Some(work(&mut *shared, &mut slots))
+    }
+}
+
+/// Runs `work` while nobody else writes a spool file. `work` must not call anything that can raise an error.
+pub fn spool_locked<R>(work: impl FnOnce() -> R) -> Option<R> {
+    let shared = shared()?;
+    // SAFETY: shared memory of this layout.
+    let _held = unsafe { Held::acquire((*shared).spool_lock) };
+    Some(work())
+}
+
+/// A slot's generation, read without the lock.
+pub fn generation(slot: usize) -> u64 {
+    let Some(shared) = shared() else { return 0 };
+    // SAFETY: the slots lie behind the head, and an atomic may be read whoever else has a reference.
+    unsafe {
+        let head = shared.add(1).cast::<Slot>().add(slot.min((*shared).capacity.saturating_sub(1)));
+        (*head).generation.load(Ordering::Acquire)
+    }
+}
+
+/// Tells everybody who waits that something has changed.
+pub fn broadcast() {
+    if let Some(shared) = shared() {
+        // SAFETY: in shared memory; broadcasting raises no error.
+        unsafe { pg_sys::ConditionVariableBroadcast(&raw mut (*shared).changed) };
+    }
+}
+
+/// Waits until `done`, looked at after each change; whether it came before `deadline`. Interruptible.
+pub fn wait_until(deadline: i64, mut done: impl FnMut() -> bool) -> bool {
+    let Some(shared) = shared() else { return done() };
+    // SAFETY: the condition variable lives in shared memory. If the wait is interrupted, abort cancels the sleep.
+    unsafe { pg_sys::ConditionVariablePrepareToSleep(&raw mut (*shared).changed) };
+    let met = loop {
+        if done() {
+            break true;
+        }
+        let left = deadline - now();
+        if left <= 0 {
+            break false;
+        }
+        // Rounded up: the time that was asked for is waited in full.
+        let milliseconds = (left + 999) / 1_000;
+        // SAFETY: as above.
+        unsafe {
+            pg_sys::ConditionVariableTimedSleep(&raw mut (*shared).changed, milliseconds, pg_sys::PG_WAIT_EXTENSION);
+        }
+    };
+    // SAFETY: as above.
+    unsafe { pg_sys::ConditionVariableCancelSleep() };
+    met
+}
+
+/// Sets a latch, if there is one.
+pub fn wake(latch: *mut pg_sys::Latch) {
+    if !latch.is_null() {
+        // SAFETY: the latch of a process, in shared memory: it outlives the process, and one too many does no harm.
+        unsafe { pg_sys::SetLatch(latch) };
+    }
+}
