@@ -4,6 +4,7 @@ COMMENT ON TABLE holdfast.migration IS 'Where the migration stands; at most one 
 COMMENT ON TABLE holdfast.backend IS 'Registered application backends';
 COMMENT ON TABLE holdfast.mode_override IS 'Exceptions from the global mode';
 COMMENT ON TABLE holdfast.identity IS 'Which sessions belong to which backend';
+COMMENT ON TABLE holdfast.identity_key IS 'The public keys that tokens of each backend are signed with';
 COMMENT ON TABLE holdfast.classified_table IS 'Whose rows each table holds';
 COMMENT ON TABLE holdfast.write_permission IS 'What each unproven backend may write';
 COMMENT ON TABLE holdfast.backend_limit IS 'How much each unproven backend may write';
@@ -16,6 +17,7 @@ COMMENT ON TABLE holdfast.event IS 'Every refusal and would-be refusal, and what
 COMMENT ON VIEW holdfast.status IS 'Where the migration stands, a line each';
 COMMENT ON VIEW holdfast.backends IS 'Registered application backends';
 COMMENT ON VIEW holdfast.identities IS 'Identity rules in the order in which they are tried';
+COMMENT ON VIEW holdfast.keys IS 'The public keys that tokens of each backend are signed with';
 COMMENT ON VIEW holdfast.tenants IS 'Tenants that differ from the default owner or have history';
 COMMENT ON VIEW holdfast.ownership_history IS 'Every cutover, rollback, freeze and unfreeze, newest first';
 COMMENT ON VIEW holdfast.write_surface IS 'What each unproven backend may write';
@@ -31,6 +33,9 @@ COMMENT ON FUNCTION holdfast.set_default_backend IS 'Sets the backend of session
 COMMENT ON FUNCTION holdfast.set_mode IS 'Sets off, observe or enforce: everywhere, or for a backend, a rule, or both';
 COMMENT ON FUNCTION holdfast.add_identity IS 'Says which sessions belong to a backend; returns the rule''s number';
 COMMENT ON FUNCTION holdfast.drop_identity IS 'Removes an identity rule';
+COMMENT ON FUNCTION holdfast.add_key IS 'Registers the public key that tokens of a backend are signed with; replaces none';
+COMMENT ON FUNCTION holdfast.drop_key IS 'Takes a key out of use, at once and in every session';
+COMMENT ON FUNCTION holdfast.identify IS 'Shows a signed token that says which backend this transaction, or session, belongs to';
 COMMENT ON FUNCTION holdfast.current_backend IS 'The backend of this session; NULL = unidentified';
 COMMENT ON FUNCTION holdfast.whoami IS 'Who this session is, and why';
 COMMENT ON FUNCTION holdfast.guard_table IS 'Guards a table whose rows belong to the tenant in a column';
@@ -57,12 +62,13 @@ COMMENT ON FUNCTION holdfast.guard_state IS 'The state of a table''s guard, for 
 COMMENT ON FUNCTION holdfast.guard_row IS 'The row guard';
 COMMENT ON FUNCTION holdfast.policy_changed IS 'Makes every session read the policy again';
 
--- Nothing that changes policy can be called by PUBLIC. Three functions can: applications and routers need them.
+-- Nothing that changes policy can be called by PUBLIC. Four functions can: applications and routers need them.
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA holdfast FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA holdfast FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA holdfast TO PUBLIC;
 GRANT EXECUTE ON FUNCTION holdfast.current_backend(), holdfast.whoami(), holdfast.owner_of(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION holdfast.identify(text, boolean) TO PUBLIC;
 -- Postgres copies triggers to a new partition with the rights of whoever creates it. The function can't be called otherwise.
 GRANT EXECUTE ON FUNCTION holdfast.guard_row() TO PUBLIC;

@@ -51,6 +51,14 @@ CREATE TABLE holdfast.identity (
     priority integer NOT NULL DEFAULT 100
 );
 
+-- The public keys that tokens of a backend are signed with; a token's kid is a label.
+CREATE TABLE holdfast.identity_key (
+    label text PRIMARY KEY CHECK (label <> ''),
+    backend text NOT NULL,
+    public_key bytea NOT NULL CHECK (pg_catalog.length(public_key) = 32),
+    added_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+
 -- regclass, so that a dump names the table and a restore finds it again.
 CREATE TABLE holdfast.classified_table (
     relation regclass PRIMARY KEY,
@@ -172,6 +180,7 @@ SELECT pg_catalog.pg_extension_config_dump('holdfast.backend', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.mode_override', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.identity', 'WHERE role IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = role)');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.identity_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.identity_key', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.classified_table', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation) AND (parent IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = parent))');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.write_permission', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.backend_limit', '');

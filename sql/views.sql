@@ -38,6 +38,11 @@ SELECT id, backend, pg_catalog.pg_get_userbyid(role) AS role, database, applicat
 FROM holdfast.identity
 ORDER BY priority, id;
 
+CREATE VIEW holdfast.keys AS
+SELECT label, backend, pg_catalog.encode(public_key, 'base64') AS public_key, added_at
+FROM holdfast.identity_key
+ORDER BY backend, added_at, label;
+
 CREATE VIEW holdfast.backends AS
 SELECT b.backend, b.trust, b.backend = m.default_backend AS is_default, b.backend = m.default_owner AS is_default_owner,
     b.added_at

@@ -112,6 +112,7 @@ fn source(session: &Session, source: Source) -> String {
     match source {
         Source::Rule(id) => format!("identity rule {id}"),
         Source::Default => "default backend".to_owned(),
+        Source::Token => "token".to_owned(),
         Source::Setting => "setting holdfast.backend".to_owned(),
         Source::Nothing if session.policy.set.default_backend.is_none() => {
             "no identity rule matches, and there is no default backend".to_owned()

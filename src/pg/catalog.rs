@@ -14,6 +14,7 @@ use crate::policy::ownership::{Freeze, TenantState};
 use crate::policy::set::PolicySet;
 use crate::policy::surface::Permission;
 use crate::policy::tenant::TenantKey;
+use crate::policy::token::PublicKey;
 
 /// The extension's tables in this database.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,7 @@ pub struct Catalog {
     backend: pg_sys::Oid,
     mode_override: pg_sys::Oid,
     identity: pg_sys::Oid,
+    identity_key: pg_sys::Oid,
     classified_table: pg_sys::Oid,
     write_permission: pg_sys::Oid,
     backend_limit: pg_sys::Oid,
@@ -85,6 +87,7 @@ impl Catalog {
             backend: relation(c"backend"),
             mode_override: relation(c"mode_override"),
             identity: relation(c"identity"),
+            identity_key: relation(c"identity_key"),
             classified_table: relation(c"classified_table"),
             write_permission: relation(c"write_permission"),
             backend_limit: relation(c"backend_limit"),
@@ -103,12 +106,13 @@ impl Catalog {
     }
 
     /// The tables that make up the policy, but for ownership.
-    pub fn policy_tables(&self) -> [pg_sys::Oid; 7] {
+    pub fn policy_tables(&self) -> [pg_sys::Oid; 8] {
         [
             self.migration,
             self.backend,
             self.mode_override,
             self.identity,
+            self.identity_key,
             self.classified_table,
             self.write_permission,
             self.backend_limit,
@@ -180,6 +184,12 @@ impl Catalog {
                     client_network: network,
                     priority: row.int4(6),
                 });
+            }
+        });
+        scan(self.identity_key, |row| {
+            let bytes = row.read::<Vec<u8>>(2).and_then(|bytes| bytes.try_into().ok());
+            if let (Some(label), Some(backend), Some(bytes)) = (row.text(0), row.text(1), bytes) {
+                policy.keys.push(PublicKey { label, backend, bytes });
             }
         });
         scan(self.write_permission, |row| {

@@ -37,6 +37,7 @@ pub mod cascade;
 pub mod catalog;
 pub mod children;
 pub mod compat;
+pub mod credential;
 pub mod glass;
 pub mod gucs;
 pub mod handover;

@@ -13,10 +13,11 @@ use std::rc::Rc;
 use pgrx::{Inet, direct_function_call, pg_sys};
 
 use super::catalog::{Catalog, Classification, Installation};
-use super::{compat, gucs, invalidation};
+use super::{compat, credential, gucs, invalidation};
 use crate::policy::identity::{Claims, Identity, Login};
 use crate::policy::limits::Limits;
 use crate::policy::set::PolicySet;
+use crate::policy::token::Credential;
 
 /// What a hook or the row guard needs to know of the session.
 #[derive(Clone)]
@@ -68,6 +69,7 @@ struct Basis {
     session_role: pg_sys::Oid,
     application_name: String,
     claim: Option<String>,
+    credential: Option<Credential>,
     lent: bool,
 }
 
@@ -223,6 +225,7 @@ fn who(policy: &Rc<Policy>) -> Rc<Who> {
         session_role: unsafe { pg_sys::GetSessionUserId() },
         application_name,
         claim: gucs::claimed_backend(),
+        credential: credential::current(&policy.set.keys),
         lent: is_lent(),
     };
     let cached = STATE.with(|s| match &*s.who.borrow() {
@@ -238,7 +241,10 @@ fn who(policy: &Rc<Policy>) -> Rc<Who> {
         application_name: basis.application_name.clone(),
         backend: basis.claim.clone(),
     };
-    let identity = if basis.lent { Identity::lent() } else { policy.set.identify(&login, &claims) };
+    let identity = match basis.lent {
+        true => Identity::lent(),
+        false => policy.set.identify(&login, basis.credential.as_ref(), &claims),
+    };
     let all_off = !policy.set.is_complete() || policy.set.modes.all_off(identity.name());
     let who = Rc::new(Who { identity, login_role: login.role.clone(), all_off });
     STATE.with(|s| *s.who.borrow_mut() = Some(Decided { policy: policy.clone(), basis, who: who.clone() }));
@@ -262,6 +268,11 @@ fn login() -> Rc<Login> {
     let login = Rc::new(Login { role, database, application_name, client: client_address() });
     STATE.with(|s| *s.login.borrow_mut() = Some(login.clone()));
     login
+}
+
+/// The database's name as it was when the session's identity was decided.
+pub fn database_name() -> String {
+    login().database.clone()
 }
 
 /// application_name as it is now; none where there is no client.

@@ -2,6 +2,7 @@
 //!
 //! 1. Identity rules that rest on what the server knows (login role, database, client network) give the *base*: the
 //!    first match by priority, else the default backend.
+//!    A *token* that is signed with a registered key takes the base's place.
 //! 2. A rule with an application_name pattern rests on what the client says. Like the other claims (the setting
 //!    `holdfast.backend`, a superuser's SET SESSION AUTHORIZATION) it moves a session to a backend of lower trust, never
 //!    higher. One exception: a session that would otherwise be unidentified may be identified by the application_name it
@@ -10,6 +11,7 @@
 use std::net::IpAddr;
 
 use super::backend::{Backend, Trust};
+use super::token::Credential;
 
 /// A rule that maps sessions to a backend. A condition that is `None` holds for every session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +95,8 @@ pub enum Source {
     Rule(i64),
     /// The default backend.
     Default,
+    /// A token, signed with a key that is registered for the backend.
+    Token,
     /// The setting `holdfast.backend`.
     Setting,
     /// Nothing matched, or the claim names no backend.
@@ -140,10 +144,15 @@ pub fn identify(
     rules: &[IdentityRule],
     default: Option<&str>,
     login: &Login,
+    credential: Option<&Credential>,
     claims: &Claims,
 ) -> Identity {
     let directory = Directory { backends, rules };
-    let (base, source) = directory.base(login, &login.role, default);
+    let proved = credential.and_then(|credential| directory.backend(&credential.key.backend));
+    let (base, source) = match proved {
+        Some(backend) => (Some(backend), Source::Token),
+        None => directory.base(login, &login.role, default),
+    };
     let mut identity = Identity { base: base.map(|b| b.name.clone()), backend: base.cloned(), source };
 
     if base.is_none()

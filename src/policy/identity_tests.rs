@@ -1,3 +1,4 @@
+use super::super::token::PublicKey;
 use super::*;
 
 fn backends() -> Vec<Backend> {
@@ -40,7 +41,7 @@ fn login(role: &str, application_name: &str) -> Login {
 }
 
 fn who(rules: &[IdentityRule], default: Option<&str>, login: &Login, claims: Claims) -> Option<String> {
-    identify(&backends(), rules, default, login, &claims).backend.map(|b| b.name)
+    identify(&backends(), rules, default, login, None, &claims).backend.map(|b| b.name)
 }
 
 fn says(application_name: &str) -> Claims {
@@ -159,4 +160,22 @@ fn like_is_sqls_like() {
     for (pattern, text, expected) in cases {
         assert_eq!(like(pattern, text), expected, "{pattern} {text}");
     }
+}
+
+#[test]
+fn a_token_takes_the_base_s_place_and_claims_still_restrict() {
+    let rules = [role(1, "rebuilt", "rb")];
+    let proved = |backend: &str| Credential {
+        key: PublicKey { label: "k".into(), backend: backend.into(), bytes: [1; 32] },
+        until: 0,
+    };
+    let who = |credential: &Credential, claims: &Claims| {
+        let identity = identify(&backends(), &rules, None, &login("rb", ""), Some(credential), claims);
+        (identity.name().map(str::to_owned), identity.source)
+    };
+    assert_eq!(who(&proved("legacy"), &Claims::default()), (Some("legacy".into()), Source::Token));
+    assert_eq!(who(&proved("legacy"), &claims("rebuilt")), (Some("rebuilt".into()), Source::Setting));
+    assert_eq!(who(&proved("rebuilt"), &claims("legacy")).0.as_deref(), Some("rebuilt"));
+    // A key outlives its backend in no way: the login's own rule decides again.
+    assert_eq!(who(&proved("gone"), &Claims::default()), (Some("rebuilt".into()), Source::Rule(1)));
 }

@@ -38,3 +38,4 @@ pub mod spool;
 pub mod surface;
 pub mod tampering;
 pub mod tenant;
+pub mod token;

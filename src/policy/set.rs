@@ -6,6 +6,7 @@ use super::limits::Limits;
 use super::mode::{Mode, Modes};
 use super::rules::Refusal;
 use super::surface::Permission;
+use super::token::{Credential, PublicKey};
 
 /// What the policy tables say, but for the tables' classes, which are looked up one by one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct PolicySet {
     pub backends: Vec<Backend>,
     /// The identity rules, in any order.
     pub identities: Vec<IdentityRule>,
+    /// The keys that tokens are signed with.
+    pub keys: Vec<PublicKey>,
     /// The backend of sessions that no rule matches.
     pub default_backend: Option<String>,
     /// The owner of tenants that have no row of their own.
@@ -39,8 +42,9 @@ pub enum Verdict {
 
 impl PolicySet {
     /// Which backend a session belongs to.
-    pub fn identify(&self, login: &Login, claims: &Claims) -> Identity {
-        identify(&self.backends, &self.identities, self.default_backend.as_deref(), login, claims)
+    pub fn identify(&self, login: &Login, credential: Option<&Credential>, claims: &Claims) -> Identity {
+        let default = self.default_backend.as_deref();
+        identify(&self.backends, &self.identities, default, login, credential, claims)
     }
 
     /// Whether it names registered backends only. While a dump is restored, tables of the policy come in any order, and

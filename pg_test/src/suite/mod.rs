@@ -60,6 +60,7 @@ mod surface;
 mod tamper_commands;
 mod tampering;
 mod tenant_types;
+mod tokens;
 mod two_backends;
 mod unfiltered;
 mod ways_in;
@@ -112,6 +113,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("tamper_commands", tamper_commands::tests()),
         ("tampering", tampering::tests()),
         ("tenant_types", tenant_types::tests()),
+        ("tokens", tokens::tests()),
         ("unfiltered", unfiltered::tests()),
         ("ways_in", ways_in::tests()),
         ("worker", worker::tests()),

@@ -8,7 +8,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::{aftermath, commands, drops, executor, object_access};
 use crate::pg::report;
-use crate::pg::{compat, glass, parent_changes, session, settings, statement};
+use crate::pg::{compat, credential, glass, parent_changes, session, settings, statement};
 use crate::policy::glass::End;
 
 static NEXT: OnceCell<pg_sys::ProcessUtility_hook_type> = OnceCell::new();
@@ -46,7 +46,7 @@ unsafe extern "C-unwind" fn process_utility(
         match (*statement).type_ {
             pg_sys::NodeTag::T_DropStmt if !session::inert() => report::raise(drops::check_named(statement.cast())),
             pg_sys::NodeTag::T_TruncateStmt => object_access::truncate_begins(),
-            pg_sys::NodeTag::T_DiscardStmt if glass::may_be_broken() && discards_all(statement.cast()) => discard(),
+            pg_sys::NodeTag::T_DiscardStmt if discards_all(statement.cast()) => discard(),
             _ if commands::concerns(statement, part) && !session::inert() => report::raise(commands::check(statement)),
             _ => {}
         }
@@ -94,6 +94,10 @@ unsafe fn discards_all(statement: *const pg_sys::DiscardStmt) -> bool {
 /// DISCARD ALL leaves nothing of a session's state to whoever gets its connection next.
 #[pg_guard]
 unsafe extern "C-unwind" fn discard() {
+    credential::forget();
+    if !glass::may_be_broken() {
+        return;
+    }
     match session::load() {
         Some(session) => glass::end(&session, End::Discarded),
         // The extension has left the database, and may be back before the session ends.
