@@ -91,7 +91,27 @@ unsafe extern "C-unwind" {
     pub fn CheckDeadLockAlert();
     /// tcop/tcopprot.h: the server's handler of SIGTERM.
     pub fn die(signal: c_int);
+
+    /// parser/scanner.h.
+    pub fn scanner_init(
+        text: *const c_char,
+        extra: *mut pg_sys::core_yy_extra_type,
+        keywords: *const pg_sys::ScanKeywordList,
+        tokens: *const u16,
+    ) -> pg_sys::core_yyscan_t;
+    /// parser/scanner.h.
+    pub fn core_yylex(value: *mut pg_sys::core_YYSTYPE, location: *mut c_int, scanner: pg_sys::core_yyscan_t) -> c_int;
 }
+
+unsafe extern "C" {
+    /// common/keywords.h.
+    pub static ScanKeywords: pg_sys::ScanKeywordList;
+    /// parser/scanner.h: an array; this is its first element.
+    pub static ScanKeywordTokens: u16;
+}
+
+/// `IDENT` of parser/gram.h: bison counts tokens from 258 on, and this is the first.
+pub const IDENT: c_int = 258;
 
 /// Whether the current role may change an object as its owner does.
 pub fn owns(class: pg_sys::Oid, object: pg_sys::Oid) -> bool {

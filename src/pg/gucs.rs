@@ -24,8 +24,9 @@ static AUDIT_QUEUE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 /// How large a database's spool may grow, in megabytes. Default 64.
 static AUDIT_SPOOL_SIZE: GucSetting<i32> = GucSetting::<i32>::new(64);
 
-/// How much of the client's statement an event keeps. Default full.
-static AUDIT_QUERY: GucSetting<AuditQuery> = GucSetting::<AuditQuery>::new(AuditQuery::full);
+/// How much of the client's statement an event keeps. Default normalized: data of the applications, passwords among them,
+/// stay out of a table that auditors read.
+static AUDIT_QUERY: GucSetting<AuditQuery> = GucSetting::<AuditQuery>::new(AuditQuery::normalized);
 
 /// Values of `holdfast.audit_query`, spelled as SQL spells them.
 #[allow(non_camel_case_types, reason = "pgrx takes the value's name from the variant's")]
@@ -33,6 +34,8 @@ static AUDIT_QUERY: GucSetting<AuditQuery> = GucSetting::<AuditQuery>::new(Audit
 pub enum AuditQuery {
     /// Nothing of it.
     none,
+    /// Its shape: without literals and comments.
+    normalized,
     /// All of it, as far as it fits.
     full,
 }
@@ -98,7 +101,7 @@ pub fn define() {
     GucRegistry::define_enum_guc(
         c"holdfast.audit_query",
         c"How much of the client's statement an event keeps.",
-        c"",
+        c"none; normalized: without literals and comments; or full.",
         &AUDIT_QUERY,
         GucContext::Sighup,
         GucFlags::default(),

@@ -26,6 +26,7 @@
 //! | [`invalidation`] | when to read them again |
 //! | [`audit`] | hands events to the worker, which commits them |
 //! | [`glass`] | break-glass of this session |
+//! | [`query_text`] | what an event keeps of the client's statement |
 //! | [`report`] | raises a refusal |
 //! | [`types`] | SQL types that pgrx lacks |
 //! | [`gucs`] | the settings |
@@ -49,6 +50,7 @@ pub mod parent_changes;
 pub mod parents;
 pub mod partitions;
 pub mod plan;
+pub mod query_text;
 pub mod reading;
 pub mod relation;
 pub mod report;

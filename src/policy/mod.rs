@@ -18,6 +18,7 @@
 //! | [`mode`] | whether a broken rule is ignored, recorded or refused |
 //! | [`rules`] | the name, SQLSTATE and wording of every refusal |
 //! | [`events`] | what is recorded of a refusal |
+//! | [`query_text`] | what an event keeps of a statement |
 //! | [`setting`] | which settings a backend may not loosen |
 //! | [`set`] | all of a database's policy, as one value |
 
@@ -30,6 +31,7 @@ pub mod identity;
 pub mod limits;
 pub mod mode;
 pub mod ownership;
+pub mod query_text;
 pub mod rules;
 pub mod schema;
 pub mod set;

@@ -19,12 +19,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("concurrent_refusals_are_counted_exactly", concurrent_refusals_are_counted_exactly),
         Test::shared("hostile_texts_are_recorded", hostile_texts_are_recorded),
         Test::shared("latin1_database_is_declined", latin1_database_is_declined),
-        Test::own("query_text_is_left_out_on_request", without_query(), query_text_is_left_out_on_request),
     ]
-}
-
-fn without_query() -> ClusterOptions {
-    ClusterOptions::new().set("holdfast.audit_query", "none")
 }
 
 fn event_tells_who_did_what(cluster: &mut Cluster) -> Result<()> {
@@ -54,7 +49,7 @@ fn event_tells_who_did_what(cluster: &mut Cluster) -> Result<()> {
         "storefront",
         "127.0.0.1",
         &pid,
-        "SELECT 1; UPDATE orders SET note = 'é' WHERE id = 1",
+        "SELECT $1; UPDATE orders SET note = $2 WHERE id = $3",
         &refusal.message,
         "1",
         "t",
@@ -206,7 +201,7 @@ fn hostile_texts_are_recorded(cluster: &Cluster) -> Result<()> {
         ensure!(refusal.code == "WG001", "text {n}: {refusal:?}");
         let row = dba.query_one("SELECT tenant, query, usename FROM holdfast.blocked_writes LIMIT 1", &[])?;
         let (tenant, query, role): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        ensure!(query.starts_with(&format!("INSERT INTO docs /* {n} */ VALUES")), "text {n}: {query}");
+        ensure!(query.starts_with("INSERT INTO docs VALUES ("), "text {n}: {query}");
         ensure!(role == *guarded.rebuilt);
         let kept = tenant.trim_end_matches('…');
         ensure!(text.starts_with(kept) && (kept.len() == text.len() || kept.len() > 16), "text {n}: {tenant}");
@@ -223,17 +218,5 @@ fn latin1_database_is_declined(cluster: &Cluster) -> Result<()> {
     dba.exec(&format!("DROP DATABASE {name} WITH (FORCE)"))?;
     let said = created.as_ref().err().and_then(|error| error.as_db_error());
     ensure!(said.is_some_and(|error| error.message().contains("UTF8") && error.hint().is_some()), "{created:?}");
-    Ok(())
-}
-
-fn query_text_is_left_out_on_request(cluster: &mut Cluster) -> Result<()> {
-    let guarded = Guarded::enforcing(cluster, "audit")?;
-    guarded.rebuilt()?.refused(FOREIGN_WRITE)?;
-    let left_out: bool = guarded.database.connect()?.one("SELECT query IS NULL FROM holdfast.blocked_writes")?;
-    ensure!(left_out);
-    cluster.reload(&[("holdfast.audit_query", "full")])?;
-    guarded.rebuilt()?.refused(FOREIGN_WRITE)?;
-    let query: String = guarded.database.connect()?.one("SELECT query FROM holdfast.blocked_writes LIMIT 1")?;
-    ensure!(query == FOREIGN_WRITE, "{query}");
     Ok(())
 }

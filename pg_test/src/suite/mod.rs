@@ -45,6 +45,7 @@ mod passes;
 mod paths;
 mod pgbench;
 pub mod platform;
+mod query_text;
 mod race;
 mod refusals;
 mod restore;
@@ -101,6 +102,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("passes", passes::tests()),
         ("paths", paths::tests()),
         ("pgbench", pgbench::tests()),
+        ("query_text", query_text::tests()),
         ("race", race::tests()),
         ("refusals", refusals::tests()),
         ("restore", restore::tests()),

@@ -169,7 +169,7 @@ fn recorded_with_who_what_and_whose(cluster: &Cluster) -> Result<()> {
         Some("checkout"),
         None,
         Some(&*pid),
-        Some(sql),
+        Some("UPDATE orders SET note = $1 WHERE id = $2"),
         Some(&*refusal.message),
         Some("1"),
     ];

@@ -22,10 +22,10 @@ use memory::{Complaint, ROOM};
 pub use memory::DrainState;
 pub use workers::Health;
 
-use super::gucs::{self, AuditQuery};
+use super::gucs;
 use super::report::Report;
 use super::session::{self, Session};
-use super::{glass, trigger};
+use super::{glass, query_text, trigger};
 use crate::policy::events::{Event, Origin, Outcome};
 use crate::policy::rules::{Attempt, Refusal, Rule};
 use crate::policy::set::Verdict;
@@ -144,12 +144,10 @@ fn key(rule: Option<Rule>, outcome: Outcome, attempt: &Attempt, wait: Wait) -> u
 
 fn origin() -> Origin {
     // SAFETY: reads of the session's globals: C strings or null, and its pid.
-    let (query, application_name, role, pid) = unsafe {
-        let wanted = gucs::audit_query() == AuditQuery::full && !pg_sys::debug_query_string.is_null();
-        let query = wanted.then(|| session::text(pg_sys::debug_query_string));
+    let (application_name, role, pid) = unsafe {
         let role = session::role_name(pg_sys::GetSessionUserId());
-        (query, session::text(pg_sys::application_name), role, pg_sys::MyProcPid)
+        (session::text(pg_sys::application_name), role, pg_sys::MyProcPid)
     };
-    let client = session::client_address().map(|a| a.to_string());
+    let (query, client) = (query_text::of_client(), session::client_address().map(|a| a.to_string()));
     Origin { role: role.unwrap_or_default(), application_name, client, pid, query }
 }

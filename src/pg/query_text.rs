@@ -1,0 +1,107 @@
+//! The client's statement, as the setting `holdfast.audit_query` allows an event to keep it. Where literals begin and end
+//! the server's own scanner says: a lexer of ours would be wrong one day, and show a secret.
+
+use std::borrow::Cow;
+use std::ffi::{CStr, c_int};
+
+use pgrx::{PgMemoryContexts, PgTryBuilder, pg_sys};
+
+use super::compat;
+use super::gucs::{self, AuditQuery};
+use crate::policy::query_text::{self, End, LONGEST, Scan, Token};
+
+/// How much of a statement is looked at, in bytes. No event keeps as much; a literal may be longer than that.
+const WINDOW: usize = 256 * 1024;
+
+/// How much is kept of a statement as it is.
+const FULL: usize = 8 * 1024;
+
+/// The statement that the client sent, as far as an event may have it.
+pub fn of_client() -> Option<String> {
+    // SAFETY: a read of the session's global: a C string or null.
+    let statement = unsafe {
+        if pg_sys::debug_query_string.is_null() {
+            return None;
+        }
+        CStr::from_ptr(pg_sys::debug_query_string).to_bytes()
+    };
+    match gucs::audit_query() {
+        AuditQuery::none => None,
+        AuditQuery::full => {
+            let text = beginning(statement, FULL);
+            let cut = if text.len() < statement.len() { "…" } else { "" };
+            Some(format!("{text}{cut}"))
+        }
+        AuditQuery::normalized => {
+            let text = beginning(statement, WINDOW);
+            normalized(&text, text.len() == statement.len())
+        }
+    }
+}
+
+/// As much of a text as fits, without a character that is cut.
+fn beginning(text: &[u8], most: usize) -> Cow<'_, str> {
+    let mut end = text.len().min(most);
+    while end < text.len() && end > 0 && text[end] & 0xC0 == 0x80 {
+        end -= 1;
+    }
+    String::from_utf8_lossy(&text[..end])
+}
+
+fn normalized(text: &str, whole: bool) -> Option<String> {
+    let mut scans = vec![scan(text, true)];
+    // The setting may have changed since the server read the text, even within it.
+    if text.contains('\\') {
+        scans.push(scan(text, false));
+    }
+    query_text::normalized(text, &scans, whole)
+}
+
+fn scan(text: &str, standard_strings: bool) -> Scan {
+    let mut tokens = Vec::new();
+    let mut memory = PgMemoryContexts::new("holdfast query text");
+    // SAFETY: the scanner lives in this memory, which outlives it. Its errors take no lock and no pin, so they may be
+    // swallowed without a subtransaction; what they leave goes with the memory.
+    let end = unsafe {
+        memory.switch_to(|_| {
+            let reading = std::panic::AssertUnwindSafe(|| read(text, standard_strings, &mut tokens));
+            PgTryBuilder::new(reading).catch_others(|_| End::Failed).execute()
+        })
+    };
+    Scan { tokens, end }
+}
+
+/// Fills `tokens` until the text ends, or there are more than an event can keep.
+unsafe fn read(text: &str, standard_strings: bool, tokens: &mut Vec<Token>) -> End {
+    let Ok(text) = std::ffi::CString::new(text) else { return End::Failed };
+    let mut extra = pg_sys::core_yy_extra_type::default();
+    // SAFETY: the scanner copies the text, and keeps a pointer to `extra`, which outlives it.
+    unsafe {
+        let scanner = compat::guarded(|| {
+            compat::scanner_init(
+                text.as_ptr(),
+                &raw mut extra,
+                &raw const compat::ScanKeywords,
+                &raw const compat::ScanKeywordTokens,
+            )
+        });
+        extra.standard_conforming_strings = standard_strings;
+        extra.escape_string_warning = false;
+        // What was read with \' forbidden has none.
+        extra.backslash_quote = pg_sys::BackslashQuoteType::BACKSLASH_QUOTE_ON as c_int;
+        let mut kept = 0;
+        while kept <= LONGEST {
+            let (mut value, mut at) = (pg_sys::core_YYSTYPE::default(), 0);
+            let token = compat::guarded(|| compat::core_yylex(&raw mut value, &raw mut at, scanner));
+            let Ok(start) = usize::try_from(at) else { return End::Failed };
+            if token == 0 {
+                return End::Complete;
+            }
+            // flex ends the token that it has just found with a zero byte, as pg_stat_statements relies on, too.
+            let end = start + CStr::from_ptr(extra.scanbuf.add(start)).count_bytes();
+            tokens.push(Token { start, end, keyword: token != compat::IDENT });
+            kept += (end - start).min(2);
+        }
+        End::Stopped
+    }
+}
