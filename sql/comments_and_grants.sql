@@ -12,6 +12,7 @@ COMMENT ON TABLE holdfast.ownership IS 'Tenants that differ from the default own
 COMMENT ON TABLE holdfast.ownership_change IS 'Every cutover, rollback, freeze and unfreeze';
 COMMENT ON TABLE holdfast.audit_batch IS 'Which of the workers'' transactions are committed, so that no event is stored twice';
 COMMENT ON TABLE holdfast.audit_loss IS 'Events that are known to have happened and could not be recorded';
+COMMENT ON TABLE holdfast.policy_change IS 'Every change of the policy tables: by whom, from where, the row before and after';
 COMMENT ON TABLE holdfast.event IS 'Every refusal and would-be refusal, and what is done in break-glass';
 
 COMMENT ON VIEW holdfast.status IS 'Where the migration stands, a line each';
@@ -23,6 +24,7 @@ COMMENT ON VIEW holdfast.ownership_history IS 'Every cutover, rollback, freeze a
 COMMENT ON VIEW holdfast.write_surface IS 'What each unproven backend may write';
 COMMENT ON VIEW holdfast.limits IS 'How much each unproven backend may write; null = no limit';
 COMMENT ON VIEW holdfast.coverage IS 'Every table, whose rows it holds, and whether its guard stands';
+COMMENT ON VIEW holdfast.policy_log IS 'Who changed the policy, handed tenants over or broke the glass, newest first';
 COMMENT ON VIEW holdfast.blocked_writes IS 'Every refusal and would-be refusal, and what is done in break-glass, newest first';
 COMMENT ON VIEW holdfast.blocked_summary IS 'Refusals and would-be refusals, counted by hour, backend, rule, table and tenant';
 
@@ -60,6 +62,7 @@ COMMENT ON FUNCTION holdfast.end_break_glass IS 'Ends break-glass of this sessio
 COMMENT ON FUNCTION holdfast.lock_holders IS 'Who holds a tenant''s lock, as a sentence';
 COMMENT ON FUNCTION holdfast.guard_state IS 'The state of a table''s guard, for coverage';
 COMMENT ON FUNCTION holdfast.guard_row IS 'The row guard';
+COMMENT ON FUNCTION holdfast.log_policy_change IS 'Puts a change of the policy on record';
 COMMENT ON FUNCTION holdfast.policy_changed IS 'Makes every session read the policy again';
 
 -- Nothing that changes policy can be called by PUBLIC. Four functions can: applications and routers need them.

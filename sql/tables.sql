@@ -124,7 +124,11 @@ CREATE TABLE holdfast.ownership_change (
     restore_point text,
     lsn pg_lsn,
     reason text,
-    changed_by text NOT NULL
+    -- session_user; and what SET ROLE had made of it, if anything.
+    changed_by text NOT NULL,
+    set_role text,
+    application_name text,
+    client_addr inet
 );
 CREATE INDEX ON holdfast.ownership_change (tenant, id);
 

@@ -17,6 +17,7 @@ pgrx::pg_module_magic!();
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
 pgrx::extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/views.sql", name = "views", requires = ["triggers", guard_state]);
+pgrx::extension_sql_file!("../sql/policy_log.sql", name = "policy_log", requires = ["views"]);
 pgrx::extension_sql_file!("../sql/comments_and_grants.sql", name = "comments_and_grants", finalize);
 
 /// Runs when Postgres loads the library.

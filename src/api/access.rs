@@ -2,8 +2,10 @@
 
 use pgrx::spi::quote_identifier;
 use pgrx::{PgSqlErrorCode, pg_extern, search_path};
+use serde_json::json;
 
 use super::{execute, fetch, required};
+use crate::pg::policy_log;
 use crate::pg::report::error;
 
 /// Lets a role call every function of this schema and read every view.
@@ -14,6 +16,7 @@ fn grant_operator(role: Option<&str>) {
     execute(&format!("GRANT USAGE ON SCHEMA holdfast TO {role}"), &[]);
     execute(&format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA holdfast TO {role}"), &[]);
     grant_views(&role);
+    policy_log::note("access", "grant", &json!({ "role": role, "as": "operator" }));
 }
 
 /// Lets a role read every view of this schema.
@@ -26,6 +29,7 @@ fn grant_auditor(role: Option<&str>) {
     let functions = "holdfast.flush_events(), holdfast.guard_state(regclass)";
     execute(&format!("GRANT EXECUTE ON FUNCTION {functions} TO {role}"), &[]);
     grant_views(&role);
+    policy_log::note("access", "grant", &json!({ "role": role, "as": "auditor" }));
 }
 
 /// Views only: they show what an auditor should see, and nothing can be written through them.

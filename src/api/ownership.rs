@@ -234,9 +234,11 @@ impl Change<'_> {
 fn record(change: &Change) {
     let epoch = fetch::<i64>(
         "INSERT INTO holdfast.ownership_change
-             (at, tenant, action, from_backend, to_backend, epoch, paused, restore_point, lsn, reason, changed_by)
+             (at, tenant, action, from_backend, to_backend, epoch, paused, restore_point, lsn, reason, changed_by,
+              set_role, application_name, client_addr)
          SELECT pg_catalog.clock_timestamp(), $1, $2, $3, $4, epoch, $5, $6, pg_catalog.pg_current_wal_insert_lsn(), $7,
-             session_user
+             session_user, nullif(pg_catalog.current_setting('role'), 'none'),
+             pg_catalog.current_setting('application_name'), pg_catalog.inet_client_addr()
          FROM holdfast.ownership WHERE tenant = $1
          RETURNING epoch",
         &[

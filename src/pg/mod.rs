@@ -26,6 +26,7 @@
 //! | [`invalidation`] | when to read them again |
 //! | [`audit`] | hands events to the worker, which commits them |
 //! | [`glass`] | break-glass of this session |
+//! | [`policy_log`] | writes down who changed the policy |
 //! | [`query_text`] | what an event keeps of the client's statement |
 //! | [`report`] | raises a refusal |
 //! | [`types`] | SQL types that pgrx lacks |
@@ -50,6 +51,7 @@ pub mod parent_changes;
 pub mod parents;
 pub mod partitions;
 pub mod plan;
+pub mod policy_log;
 pub mod query_text;
 pub mod reading;
 pub mod relation;

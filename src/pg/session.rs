@@ -146,6 +146,11 @@ pub fn operate<R>(statement: impl FnOnce() -> R) -> R {
     statement()
 }
 
+/// Whether one of our own functions' statements runs.
+pub fn is_operating() -> bool {
+    STATE.with(|s| s.operating.get())
+}
+
 /// An apply worker: an error there stops replication for ever, so it is observed and never refused.
 pub fn only_observed() -> bool {
     // SAFETY: reads a global of the process.

@@ -45,6 +45,7 @@ mod passes;
 mod paths;
 mod pgbench;
 pub mod platform;
+mod policy_log;
 mod query_text;
 mod race;
 mod refusals;
@@ -102,6 +103,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("passes", passes::tests()),
         ("paths", paths::tests()),
         ("pgbench", pgbench::tests()),
+        ("policy_log", policy_log::tests()),
         ("query_text", query_text::tests()),
         ("race", race::tests()),
         ("refusals", refusals::tests()),

@@ -36,6 +36,7 @@ pub const POLICY_STATE: &str = "
     SELECT 'backend_limit', t::text FROM holdfast.backend_limit t UNION ALL
     SELECT 'ownership', t::text FROM holdfast.ownership t UNION ALL
     SELECT 'ownership_change', t::text FROM holdfast.ownership_change t UNION ALL
+    SELECT 'policy_change', t::text FROM holdfast.policy_change t UNION ALL
     SELECT 'coverage', t::text FROM holdfast.coverage t UNION ALL
     SELECT 'trigger', tgrelid::regclass || ' ' || tgname || ' ' || tgenabled::text FROM pg_catalog.pg_trigger
         WHERE NOT tgisinternal

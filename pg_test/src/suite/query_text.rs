@@ -40,7 +40,7 @@ const CASES: [(&str, &str); 23] = [
     ("SELECT U&'s3cr\\0065t', U&'s3cr!0065t' UESCAPE '!'", "SELECT _, _ UESCAPE _"),
     ("SELECT B'1011', X'1FF', b'0', x'aF'", "SELECT _, _, _, _"),
     ("SELECT N's3cret', date'2020-01-01'", "SELECT N _, date _"),
-    ("SELECT 's3cret'AS a,1 AS b", "SELECT _ AS a, _ AS b"),
+    ("SELECT 's3cret'AS a,1 AS b", "SELECT _ AS a,_ AS b"),
     ("SELECT 42, -42, +4.2, .42, 42., 42e1, 4.2E-7", "SELECT _, -_, +_, _, _, _, _"),
     ("SELECT 9223372036854775808, 0.000000000042", "SELECT _, _"),
     ("/* s3cret /* s3cret */ ' */ SELECT 1 /**/ + /* \" */ 2 --", "SELECT _ + _"),

@@ -51,6 +51,7 @@ pub const POLICY_STATE: &str = "
     SELECT 'write_permission', t::text FROM holdfast.write_permission t UNION ALL
     SELECT 'ownership', t::text FROM holdfast.ownership t UNION ALL
     SELECT 'ownership_change', t::text FROM holdfast.ownership_change t UNION ALL
+    SELECT 'policy_change', t::text FROM holdfast.policy_change t UNION ALL
     SELECT 'trigger', tgrelid::regclass || ' ' || tgname || ' ' || tgenabled::text FROM pg_catalog.pg_trigger
         WHERE NOT tgisinternal
     ORDER BY 1, 2";

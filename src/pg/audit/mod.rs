@@ -142,7 +142,8 @@ fn key(rule: Option<Rule>, outcome: Outcome, attempt: &Attempt, wait: Wait) -> u
     hasher.finish()
 }
 
-fn origin() -> Origin {
+/// Who does what happens now, as far as a record of it needs.
+pub fn origin() -> Origin {
     // SAFETY: reads of the session's globals: C strings or null, and its pid.
     let (application_name, role, pid) = unsafe {
         let role = session::role_name(pg_sys::GetSessionUserId());
