@@ -16,6 +16,7 @@ COMMENT ON TABLE holdfast.policy_change IS 'Every change of the policy tables: b
 COMMENT ON TABLE holdfast.event IS 'Every refusal and would-be refusal, and what is done in break-glass';
 
 COMMENT ON VIEW holdfast.status IS 'Where the migration stands, a line each';
+COMMENT ON VIEW holdfast.stats IS 'How often each rule was asked, and what came of it, since the server started';
 COMMENT ON VIEW holdfast.backends IS 'Registered application backends';
 COMMENT ON VIEW holdfast.identities IS 'Identity rules in the order in which they are tried';
 COMMENT ON VIEW holdfast.keys IS 'The public keys that tokens of each backend are signed with';
@@ -61,6 +62,8 @@ COMMENT ON FUNCTION holdfast.break_glass IS 'Lets no rule stop this session for 
 COMMENT ON FUNCTION holdfast.end_break_glass IS 'Ends break-glass of this session';
 COMMENT ON FUNCTION holdfast.lock_holders IS 'Who holds a tenant''s lock, as a sentence';
 COMMENT ON FUNCTION holdfast.guard_state IS 'The state of a table''s guard, for coverage';
+COMMENT ON FUNCTION holdfast.rule_counts IS 'What was counted, for stats';
+COMMENT ON FUNCTION holdfast.stats_reset IS 'Begins to count anew in this database, for stats';
 COMMENT ON FUNCTION holdfast.guard_row IS 'The row guard';
 COMMENT ON FUNCTION holdfast.log_policy_change IS 'Puts a change of the policy on record';
 COMMENT ON FUNCTION holdfast.policy_changed IS 'Makes every session read the policy again';

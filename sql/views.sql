@@ -153,6 +153,10 @@ FROM holdfast.event
 GROUP BY 1, 2, 3, 4, 5, 6
 ORDER BY 1 DESC, 7 DESC;
 
+CREATE VIEW holdfast.stats AS
+SELECT backend, rule, checked, passed, observed, refused, break_glass, since
+FROM holdfast.rule_counts();
+
 CREATE VIEW holdfast.status AS
 WITH migration AS (
     SELECT m.* FROM (VALUES (true)) AS one (row) LEFT JOIN holdfast.migration m ON true

@@ -17,6 +17,7 @@ mod keys;
 mod limits;
 mod migration;
 mod ownership;
+mod stats;
 mod surface;
 
 use pgrx::datum::DatumWithOid;

@@ -10,6 +10,7 @@
 //! | [`children`] | whether parents are still what they were when the transaction ends |
 //! | [`parent_changes`] | counts the transactions that change parents |
 //! | [`parents`] | the tenant of a row by its foreign key |
+//! | [`stats`] | counts what rules were asked, and what came of it |
 //! | [`statement`] | counts what a statement of the client writes |
 //! | [`tenants`] | the writer's side of the ownership protocol |
 //! | [`handover`] | the exclusive side: cutover, freeze |
@@ -61,6 +62,7 @@ pub mod scan;
 pub mod session;
 pub mod settings;
 pub mod statement;
+pub mod stats;
 pub mod subtransaction;
 pub mod tenants;
 pub mod trigger;

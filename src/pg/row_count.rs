@@ -1,10 +1,14 @@
 //! Counts the rows that one statement writes to one table, where rows are limited. A row counts once, whatever Postgres does
 //! with it: a conflicting row is inserted, then updated; one that moves to another partition updated, deleted, then inserted.
 
+use std::cell::Cell;
+
 use pgrx::pg_sys;
 
+use super::stats::Counts;
 use super::{cascade, statement};
 use crate::policy::limits::Limits;
+use crate::policy::looks::Look;
 
 /// The counter of one statement and table. Part of the row guard, so all of it is plain data.
 #[derive(Clone, Copy)]
@@ -19,6 +23,8 @@ pub struct RowCount {
     statement: u64,
     cascade: u64,
     transaction: u64,
+    /// Counts them for the view `stats`.
+    looks: Option<&'static Cell<u64>>,
 }
 
 /// The last event that counted, for those that belong to the same row.
@@ -39,19 +45,22 @@ impl RowCount {
         statement: u64::MAX,
         cascade: u64::MAX,
         transaction: u64::MAX,
+        looks: None,
     };
 
     /// For the statement that is running now.
-    pub fn of(limits: &Limits) -> RowCount {
+    pub fn of(limits: &Limits, counts: &'static Counts) -> RowCount {
         statement::follow();
+        let cascaded = cascade::is_running();
         RowCount {
             on: limits.count_rows(),
-            cascaded: cascade::is_running(),
+            cascaded,
             upserts: statement::frame().upserts,
             last: Counted::Nothing,
             statement: limits.rows_per_statement.unwrap_or(u64::MAX),
             cascade: limits.cascade_rows.unwrap_or(u64::MAX),
             transaction: limits.rows_per_transaction.unwrap_or(u64::MAX),
+            looks: Some(counts.figure(Look::at_limited_row(cascaded))),
         }
     }
 
@@ -63,6 +72,9 @@ impl RowCount {
         // SAFETY: as above.
         if !self.on || !unsafe { self.is_another(event, row) } {
             return false;
+        }
+        if let Some(looks) = self.looks {
+            looks.set(looks.get() + 1);
         }
         let rows = statement::count_row(self.cascaded);
         rows.statement > self.statement || rows.cascaded > self.cascade || rows.transaction > self.transaction

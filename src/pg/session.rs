@@ -13,6 +13,7 @@ use std::rc::Rc;
 use pgrx::{Inet, direct_function_call, pg_sys};
 
 use super::catalog::{Catalog, Classification, Installation};
+use super::stats::{self, Counts};
 use super::{compat, credential, gucs, invalidation};
 use crate::policy::identity::{Claims, Identity, Login};
 use crate::policy::limits::Limits;
@@ -48,6 +49,8 @@ pub struct Who {
     pub login_role: String,
     /// Whether no rule is on for it.
     pub all_off: bool,
+    /// Where it counts what rules are asked.
+    pub counts: &'static Counts,
 }
 
 impl Session {
@@ -180,7 +183,7 @@ pub fn load() -> Option<Session> {
     unsafe { pg_sys::AcceptInvalidationMessages() };
     let catalog = catalog()?;
     let policy = policy(&catalog);
-    let who = who(&policy);
+    let who = who(&catalog, &policy);
     Some(Session { catalog, policy, who })
 }
 
@@ -222,7 +225,7 @@ fn policy(catalog: &Catalog) -> Rc<Policy> {
     }
 }
 
-fn who(policy: &Rc<Policy>) -> Rc<Who> {
+fn who(catalog: &Catalog, policy: &Rc<Policy>) -> Rc<Who> {
     // SAFETY: application_name is a C string whenever a session runs, or null before.
     let application_name = unsafe { text(pg_sys::application_name) };
     let basis = Basis {
@@ -251,7 +254,8 @@ fn who(policy: &Rc<Policy>) -> Rc<Who> {
         false => policy.set.identify(&login, basis.credential.as_ref(), &claims),
     };
     let all_off = !policy.set.is_complete() || policy.set.modes.all_off(identity.name());
-    let who = Rc::new(Who { identity, login_role: login.role.clone(), all_off });
+    let counts = stats::counts_of(catalog.extension, identity.name());
+    let who = Rc::new(Who { identity, login_role: login.role.clone(), all_off, counts });
     STATE.with(|s| *s.who.borrow_mut() = Some(Decided { policy: policy.clone(), basis, who: who.clone() }));
     who
 }

@@ -21,6 +21,7 @@ use super::session::{self, Session};
 use super::{audit, cascade, children, compat, parent_changes, relation, statement, tenants};
 use crate::policy::backend::Trust;
 use crate::policy::limits::{self, Passed};
+use crate::policy::looks::Look;
 use crate::policy::ownership::{self, Owned};
 use crate::policy::rules::{Attempt, Refusal, TableName};
 use crate::policy::surface::{GuardState, TableClass, WriteCommand};
@@ -46,6 +47,8 @@ struct RowGuard {
     statement: u64,
     /// Whether rows have tenants to be checked.
     checks: bool,
+    /// Counts them for the view `stats`.
+    looks: Option<&'static Cell<u64>>,
     /// How the rows of one tenant are told from the next one's.
     memo: Memo,
     /// Whether rows of other tables have their tenants from rows of this one.
@@ -100,12 +103,14 @@ pub unsafe extern "C-unwind" fn holdfast_guard_row(fcinfo: pg_sys::FunctionCallI
         }
         if (*guard).checks {
             let row = (*data).tg_trigslot;
+            count(guard);
             if !passes(guard, row) {
                 report::raise(check(fcinfo, row));
             }
             if updated {
                 let new = (*data).tg_newslot;
                 if !same_tenant(guard, row, new) {
+                    count(guard);
                     if !passes(guard, new) {
                         report::raise(check(fcinfo, new));
                     }
@@ -127,6 +132,14 @@ pub unsafe extern "C-unwind" fn holdfast_guard_row(fcinfo: pg_sys::FunctionCallI
 pub extern "C-unwind" fn pg_finfo_holdfast_guard_row() -> *const pg_sys::Pg_finfo_record {
     static RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
     &RECORD
+}
+
+/// Counts a version of a row that is looked at. A plain frame.
+unsafe fn count(guard: *const RowGuard) {
+    // SAFETY: the caller gives this statement's guard.
+    if let Some(looks) = unsafe { (*guard).looks } {
+        looks.set(looks.get() + 1);
+    }
 }
 
 /// Whether the row's tenant is that of the last row that passed. A plain frame.
@@ -229,6 +242,7 @@ impl RowGuard {
         let mut guard = RowGuard {
             statement,
             checks: false,
+            looks: None,
             memo: Memo::Nothing,
             is_parent: false,
             beyond: false,
@@ -241,6 +255,7 @@ impl RowGuard {
             return guard;
         }
         guard.checks = matches!(relation.table.class, TableClass::Tenant(_));
+        guard.looks = Some(session.who.counts.figure(Look::at_row(session.who.identity.trust())));
         guard.memo = match &relation.locate {
             Locate::Column { attnum, of } => Memo::Column(c_int::from(*attnum), *of),
             Locate::Constant(_) => Memo::Table,
@@ -253,7 +268,7 @@ impl RowGuard {
         };
         guard.is_parent = relation.is_parent;
         if session.who.identity.trust() == Some(Trust::Unproven) {
-            guard.count = RowCount::of(session.limits());
+            guard.count = RowCount::of(session.limits(), session.who.counts);
         }
         let bound = matches!(session.who.identity.trust(), Some(Trust::Unproven | Trust::Retired));
         guard.beyond = bound && cascade::is_running();
@@ -313,7 +328,7 @@ unsafe extern "C-unwind" fn check(
     let named = source.column().unwrap_or_default();
     if matches!(relation.locate, Locate::Nowhere) && relation.table.guard != GuardState::Unrestored {
         let attempt = Attempt { backend: identity.name().map(str::to_owned), ..attempt() };
-        return audit::settle(&session, Refusal::guard_tampering(attempt, relation.table.guard, &relation.table.class));
+        return settle(&session, Refusal::guard_tampering(attempt, relation.table.guard, &relation.table.class));
     }
     let (raw, tenant) = match parents::hold_tenant(&session, &relation, &value) {
         Ok(held) => held,
@@ -330,7 +345,7 @@ unsafe extern "C-unwind" fn check(
                 }
                 _ => ownership::check_global_row(identity, named, attempt),
             };
-            return refusal.map_or(std::ptr::null(), |r| audit::settle(&session, r));
+            return refusal.map_or(std::ptr::null(), |r| settle(&session, r));
         }
     };
     let owner = tenant.owner.as_deref().or(session.policy.set.default_owner.as_deref());
@@ -346,7 +361,7 @@ unsafe extern "C-unwind" fn check(
         if audit::stops(&session, &refusal) {
             tenants::let_go(&raw);
         }
-        return audit::settle(&session, refusal);
+        return settle(&session, refusal);
     }
     guard.length = 0;
     if let Locate::Parent(link) = &relation.locate
@@ -359,6 +374,12 @@ unsafe extern "C-unwind" fn check(
         guard.remember(&value);
     }
     std::ptr::null()
+}
+
+/// Acts on what a row earns.
+fn settle(session: &Session, refusal: Refusal) -> *const Report {
+    session.who.counts.broke(Look::at_row(session.who.identity.trust()), refusal.rule);
+    audit::settle(session, refusal)
 }
 
 impl RowGuard {
@@ -412,7 +433,10 @@ unsafe extern "C-unwind" fn check_beyond(fcinfo: pg_sys::FunctionCallInfo) -> *c
     };
     guard.beyond = false;
     let Some((session, relation)) = statement_facts(guard.statement, oid) else { return std::ptr::null() };
-    cascade::take_put_off(&relation).map_or(std::ptr::null(), |refusal| audit::settle(&session, refusal))
+    let Some(refusal) = cascade::take_put_off(&relation) else { return std::ptr::null() };
+    let global = matches!(relation.table.class, TableClass::Global);
+    session.who.counts.broke(Look::at_table(session.who.identity.trust(), global), refusal.rule);
+    audit::settle(&session, refusal)
 }
 
 /// Decides about a row that is one too many.
@@ -436,7 +460,11 @@ unsafe extern "C-unwind" fn check_count(fcinfo: pg_sys::FunctionCallInfo) -> *co
     let Some(refusal) = limits.passed(&rows, false).map(refuse) else { return std::ptr::null() };
     // What goes on is recorded once.
     let again = !audit::stops(&session, &refusal) && limits.passed(&rows, true).is_none();
-    if again { std::ptr::null() } else { audit::settle(&session, refusal) }
+    if again {
+        return std::ptr::null();
+    }
+    session.who.counts.broke(Look::at_limited_row(guard.count.cascaded), refusal.rule);
+    audit::settle(&session, refusal)
 }
 
 /// The session's facts and the table's, looked up once as long as one statement's rows are checked in a row.

@@ -15,6 +15,7 @@
 //! | [`tampering`] | what nobody may do to the guard itself |
 //! | [`glass`] | how long break-glass lasts |
 //! | [`limits`] | how much a backend may write |
+//! | [`looks`] | what is counted of all this, and for which rules |
 //! | [`mode`] | whether a broken rule is ignored, recorded or refused |
 //! | [`rules`] | the name, SQLSTATE and wording of every refusal |
 //! | [`events`] | what is recorded of a refusal |
@@ -29,6 +30,7 @@ pub mod events;
 pub mod glass;
 pub mod identity;
 pub mod limits;
+pub mod looks;
 pub mod mode;
 pub mod ownership;
 pub mod query_text;

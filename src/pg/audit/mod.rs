@@ -27,6 +27,7 @@ use super::report::Report;
 use super::session::{self, Session};
 use super::{glass, query_text, trigger};
 use crate::policy::events::{Event, Origin, Outcome};
+use crate::policy::looks::Ending;
 use crate::policy::rules::{Attempt, Refusal, Rule};
 use crate::policy::set::Verdict;
 
@@ -38,18 +39,26 @@ pub fn install() {
 
 /// Acts on a refusal as its mode says: nothing, an event, or an event and the report to raise.
 pub fn settle(session: &Session, refusal: Refusal) -> *const Report {
+    let counts = session.who.counts;
     match session.policy.set.verdict(&refusal) {
-        Verdict::Pass => ptr::null(),
+        Verdict::Pass => {
+            counts.ended(refusal.rule, Ending::Passed);
+            ptr::null()
+        }
         Verdict::Refuse if !session::only_observed() => {
             if let Some(glass) = glass::broken(session) {
+                counts.ended(refusal.rule, Ending::BreakGlass);
                 let message = format!("{} ({})", refusal.message, glass.note());
                 record(&Refusal { message, ..refusal }, Outcome::BreakGlass);
                 return ptr::null();
             }
             record(&refusal, Outcome::Refused);
+            counts.ended(refusal.rule, Ending::Refused);
+            counts.publish();
             Report::new(&refusal)
         }
         Verdict::Record | Verdict::Refuse => {
+            counts.ended(refusal.rule, Ending::Observed);
             record(&refusal, Outcome::Observed);
             ptr::null()
         }

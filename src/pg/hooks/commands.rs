@@ -11,6 +11,7 @@ use crate::pg::session::{self, Session};
 use crate::pg::{audit, compat, partitions, relation, trigger};
 use crate::policy::backend::Trust;
 use crate::policy::command::{self, Command, Reach, Target};
+use crate::policy::looks::Look;
 use crate::policy::surface::TableClass;
 use crate::policy::tampering;
 
@@ -61,7 +62,8 @@ pub(super) unsafe extern "C-unwind" fn check(statement: *mut pg_sys::Node) -> *c
     let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
     // SAFETY: the hook's statement.
     unsafe {
-        let report = judge(&session, statement);
+        let look = Look::at_command(session.who.identity.trust());
+        let report = session.who.counts.look(look, || judge(&session, statement));
         if report.is_null() {
             follow_partitions(&session, statement);
         }

@@ -14,7 +14,8 @@ use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
 use crate::pg::{audit, cascade, compat, glass, plan, relation, settings, statement};
 use crate::policy::command;
-use crate::policy::surface::{self, TableWrite, WriteCommand};
+use crate::policy::looks::Look;
+use crate::policy::surface::{self, TableClass, TableWrite, WriteCommand};
 
 static NEXT_START: OnceCell<pg_sys::ExecutorStart_hook_type> = OnceCell::new();
 static NEXT_RUN: OnceCell<pg_sys::ExecutorRun_hook_type> = OnceCell::new();
@@ -208,10 +209,28 @@ fn check_table(session: &Session, write: &compat::RequestedWrite) -> *const Repo
     if relation.table.class.guarded() && glass::may_be_broken() {
         asked.for_each(|command| glass::note_write(session, command.as_str(), &relation.table.name));
     }
-    let identity = &session.who.identity;
-    if relation.beside_the_point || surface::free_to_write(identity, &relation.table) {
+    let (identity, counts) = (&session.who.identity, session.who.counts);
+    if relation.beside_the_point {
         return ptr::null();
     }
+    if surface::free_to_write(identity, &relation.table) {
+        if relation.table.class.guarded() {
+            counts.look(Look::Table, || ());
+        }
+        return ptr::null();
+    }
+    let look = Look::at_table(identity.trust(), matches!(relation.table.class, TableClass::Global));
+    counts.look(look, || check_surface(session, write, &relation, &commands))
+}
+
+/// Whether the session may write the table, by these commands and with these columns.
+fn check_surface(
+    session: &Session,
+    write: &compat::RequestedWrite,
+    relation: &relation::Relation,
+    commands: &[(u32, WriteCommand)],
+) -> *const Report {
+    let identity = &session.who.identity;
     let names = |columns| column_names(write.relation, columns);
     let (inserted, updated) = (names(write.inserted), names(write.updated));
     let writes: Vec<_> = commands
@@ -229,9 +248,9 @@ fn check_table(session: &Session, write: &compat::RequestedWrite) -> *const Repo
     let permissions = session.policy.set.permissions_on(relation.classified.to_u32());
     let mut refusals = surface::check_table(identity, &relation.table, &permissions, &writes, &session.who.login_role);
     if cascade::is_running() && relation.table.class.guarded() {
-        cascade::begins(&relation);
+        cascade::begins(relation);
         // The query of a foreign key writes nothing as long as it finds no row: the row guard tells.
-        refusals.retain(|refusal| !cascade::put_off(&relation, write.relation, refusal));
+        refusals.retain(|refusal| !cascade::put_off(relation, write.relation, refusal));
     }
     refusals
         .into_iter()
@@ -271,15 +290,23 @@ unsafe extern "C-unwind" fn check_plan(
     if !session.who.identity.is_bound_by_every_rule() {
         return ptr::null();
     }
+    session.who.counts.look(Look::Plan, || check_unfiltered(&session, statement, params))
+}
+
+fn check_unfiltered(
+    session: &Session,
+    statement: *const pg_sys::PlannedStmt,
+    params: pg_sys::ParamListInfo,
+) -> *const Report {
     // SAFETY: the executor has been started for this plan with these parameters.
     for write in unsafe { plan::unfiltered_writes(statement, params) } {
-        let Some(relation) = relation::facts(&session, write.relation) else { continue };
+        let Some(relation) = relation::facts(session, write.relation) else { continue };
         if relation.beside_the_point {
             continue;
         }
         let table = &relation.table;
         let refusal = command::check_unfiltered(&session.who.identity, write.command, &table.name, &table.class);
-        let report = refusal.map_or(ptr::null(), |r| audit::settle(&session, r));
+        let report = refusal.map_or(ptr::null(), |r| audit::settle(session, r));
         if !report.is_null() {
             return report;
         }

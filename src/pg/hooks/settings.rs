@@ -11,6 +11,7 @@ use pgrx::{pg_guard, pg_sys};
 use crate::pg::report::{self, Report};
 use crate::pg::settings::{self, COUNT, Entry};
 use crate::pg::{audit, session};
+use crate::policy::looks::Look;
 use crate::policy::setting::{self, Bound, Setting};
 
 /// The server's own check hook of a setting.
@@ -189,11 +190,12 @@ fn check(place: c_int, allows: impl Fn(Entry, Bound) -> bool, spell: impl Fn(Ent
     };
     let identity = &session.who.identity;
     let limits = session.policy.set.limits_of(identity.name().unwrap_or_default());
-    match setting.bound(identity, limits).filter(|bound| !allows(entry, *bound)) {
-        Some(bound) => {
-            let refusal = setting::forbidden(identity, *setting, bound, &spell(entry), &entry.built_in());
-            audit::settle(&session, refusal)
+    let Some(bound) = setting.bound(identity, limits) else { return ptr::null() };
+    session.who.counts.look(Look::Setting, || {
+        if allows(entry, bound) {
+            return ptr::null();
         }
-        None => ptr::null(),
-    }
+        let refusal = setting::forbidden(identity, *setting, bound, &spell(entry), &entry.built_in());
+        audit::settle(&session, refusal)
+    })
 }
