@@ -62,6 +62,10 @@ COMMENT ON FUNCTION holdfast.break_glass IS 'Lets no rule stop this session for 
 COMMENT ON FUNCTION holdfast.end_break_glass IS 'Ends break-glass of this session';
 COMMENT ON FUNCTION holdfast.lock_holders IS 'Who holds a tenant''s lock, as a sentence';
 COMMENT ON FUNCTION holdfast.guard_state IS 'The state of a table''s guard, for coverage';
+COMMENT ON FUNCTION holdfast.metrics IS 'This database''s state as OpenMetrics text';
+COMMENT ON FUNCTION holdfast.check_setup IS 'What to look at before trusting the guard, the most urgent first';
+COMMENT ON FUNCTION holdfast.audit_health IS 'How the audit is doing, for status';
+COMMENT ON FUNCTION holdfast.table_counts IS 'Tables by class and state of their guard, for status';
 COMMENT ON FUNCTION holdfast.rule_counts IS 'What was counted, for stats';
 COMMENT ON FUNCTION holdfast.stats_reset IS 'Begins to count anew in this database, for stats';
 COMMENT ON FUNCTION holdfast.guard_row IS 'The row guard';

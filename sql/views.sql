@@ -79,7 +79,8 @@ ORDER BY b.added_at, b.backend;
 -- Every table of the database but the system's and our own; a finding is what a DBA should look at. The catalogs tell what
 -- there is, so a table is here from the moment it exists; the guard itself tells what state it is in.
 CREATE VIEW holdfast.coverage AS
-WITH tenant_columns AS (
+-- Once, not for each table.
+WITH tenant_columns AS MATERIALIZED (
     -- A column that is a key by itself, such as id, has a name that tells nothing.
     SELECT c.tenant_column FROM holdfast.classified_table c
     WHERE NOT EXISTS (
@@ -92,7 +93,8 @@ WITH tenant_columns AS (
     JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
     -- A partition is what the topmost of its ancestors is that is classified.
     LEFT JOIN LATERAL (SELECT relid FROM pg_catalog.pg_partition_ancestors(r.oid) WITH ORDINALITY AS up (relid, n)
-        WHERE relid IN (SELECT relation FROM holdfast.classified_table) ORDER BY up.n DESC LIMIT 1) root ON r.relispartition
+        WHERE r.relispartition AND relid IN (SELECT relation FROM holdfast.classified_table)
+        ORDER BY up.n DESC LIMIT 1) root ON true
     WHERE (r.relkind IN ('r', 'p') OR r.relkind = 'f' AND r.relispartition) AND r.relpersistence <> 't'
       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'holdfast')
 ), facts AS (
@@ -157,6 +159,23 @@ CREATE VIEW holdfast.stats AS
 SELECT backend, rule, checked, passed, observed, refused, break_glass, since
 FROM holdfast.rule_counts();
 
+-- What coverage would count by class and guard, without its findings, which cost more than all the rest.
+CREATE FUNCTION holdfast.table_counts(OUT class text, OUT guard text, OUT tables bigint) RETURNS SETOF record
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(c.class, 'unclassified'),
+        CASE WHEN c.class IN ('tenant', 'global') THEN coalesce(holdfast.guard_state(r.oid), 'missing') END, count(*)
+    FROM pg_class r
+    JOIN pg_namespace n ON n.oid = r.relnamespace
+    LEFT JOIN LATERAL (SELECT relid FROM pg_partition_ancestors(r.oid) WITH ORDINALITY AS up (relid, n)
+        WHERE r.relispartition AND relid IN (SELECT relation FROM holdfast.classified_table)
+        ORDER BY up.n DESC LIMIT 1) root ON true
+    LEFT JOIN holdfast.classified_table c ON c.relation = coalesce(root.relid::oid, r.oid)
+    WHERE (r.relkind IN ('r', 'p') OR r.relkind = 'f' AND r.relispartition) AND r.relpersistence <> 't'
+      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'holdfast')
+    GROUP BY 1, 2
+$$;
+
+-- A line each, for \watch. What it reads grows with tenants and tables, hence counts and no lists.
 CREATE VIEW holdfast.status AS
 WITH migration AS (
     SELECT m.* FROM (VALUES (true)) AS one (row) LEFT JOIN holdfast.migration m ON true
@@ -166,30 +185,50 @@ WITH migration AS (
             AND (frozen_until IS NULL OR frozen_until > pg_catalog.clock_timestamp())) AS frozen
     FROM holdfast.ownership GROUP BY owner
 ), events AS (
-    SELECT coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'refused'), 0) AS refused,
+    SELECT span.n, span.name, coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'refused'), 0) AS refused,
         coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'observed'), 0) AS observed,
-        pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'break_glass') AS broken
-    FROM holdfast.event WHERE at > pg_catalog.clock_timestamp() - interval '1 day'
+        coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'break_glass'), 0) AS broken
+    FROM (VALUES (10, 'last hour', interval '1 hour'), (11, 'last 24 hours', interval '1 day')) AS span (n, name, length)
+    LEFT JOIN holdfast.event ON at > pg_catalog.clock_timestamp() - span.length
+    GROUP BY span.n, span.name
 ), tables AS (
-    SELECT pg_catalog.count(*) FILTER (WHERE class = 'unclassified') AS unclassified,
-        pg_catalog.count(*) FILTER (WHERE guard <> 'enabled') AS broken,
-        pg_catalog.count(*) AS total
-    FROM holdfast.coverage WHERE relation::oid IN (SELECT oid FROM pg_catalog.pg_class)
+    SELECT coalesce(pg_catalog.sum(tables) FILTER (WHERE class = 'unclassified'), 0) AS unclassified,
+        coalesce(pg_catalog.sum(tables) FILTER (WHERE guard <> 'enabled'), 0) AS broken,
+        coalesce(pg_catalog.sum(tables), 0) AS total
+    FROM holdfast.table_counts()
+), audit AS (
+    SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'this is a standby, nothing is recorded'
+            WHEN NOT launcher THEN 'NO LAUNCHER RUNS, so nothing is stored'
+            WHEN drains > 0 THEN 'launcher runs, workers at work: ' || drains
+            ELSE 'launcher runs, workers rest' END AS workers,
+        CASE WHEN waiting = 0 THEN 'no event waits'
+            ELSE pg_catalog.format('%s events wait, the oldest for %s', waiting,
+                pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - oldest_at)) END
+            || pg_catalog.format('; %s of %s slots in use', used, capacity) AS queue
+    FROM holdfast.audit_health()
 )
 SELECT item, value FROM (
-    SELECT 1, 'phase', coalesce(phase, 'preparing') FROM migration
-    UNION ALL SELECT 2, 'mode', coalesce(mode, 'off') FROM migration
-    UNION ALL SELECT 3, 'ends on', pg_catalog.format('%s, %s', ends_on,
-        CASE WHEN ends_on >= current_date THEN pg_catalog.format('%s days left', ends_on - current_date)
-             ELSE pg_catalog.format('%s days ago', current_date - ends_on) END)
+    SELECT 1, 'phase', coalesce(phase, 'preparing') || coalesce(', since ' || begun_at::date, '') FROM migration
+    UNION ALL SELECT 2, 'mode', coalesce(mode, 'off') || (
+        SELECT CASE pg_catalog.count(*) WHEN 0 THEN '' WHEN 1 THEN ', with one exception'
+            ELSE pg_catalog.format(', with %s exceptions', pg_catalog.count(*)) END FROM holdfast.mode_override)
+        FROM migration
+    UNION ALL SELECT 3, 'ends on', pg_catalog.format('%s, %s', ends_on, CASE
+            WHEN ends_on = current_date THEN 'today'
+            WHEN ends_on < current_date THEN pg_catalog.format('%s days ago: IT SHOULD BE OVER', current_date - ends_on)
+            WHEN ends_on - current_date <= 30 THEN pg_catalog.format('ONLY %s days left', ends_on - current_date)
+            ELSE pg_catalog.format('%s days left', ends_on - current_date) END)
         FROM migration WHERE ends_on IS NOT NULL
     UNION ALL SELECT 4, 'default backend', coalesce(default_backend, 'none') FROM migration
-    UNION ALL SELECT 5, 'default owner', default_owner FROM migration WHERE default_owner IS NOT NULL
+    UNION ALL SELECT 5, 'default owner', default_owner || ', of all tenants that are not listed'
+        FROM migration WHERE default_owner IS NOT NULL
     UNION ALL SELECT 6, 'tenants of ' || owner,
         pg_catalog.format('%s listed, %s frozen', tenants, frozen) FROM owners
     UNION ALL SELECT 7, 'tables', pg_catalog.format('%s in all, %s unclassified, %s with a broken guard',
         total, unclassified, broken) FROM tables
-    UNION ALL SELECT 8, 'last 24 hours', pg_catalog.format('%s refused, %s observed', refused, observed) FROM events
-    UNION ALL SELECT 9, 'in break-glass, last 24 hours', broken::text FROM events WHERE broken > 0
+    UNION ALL SELECT n, name, pg_catalog.format('%s refused, %s observed', refused, observed)
+        || CASE WHEN broken > 0 THEN pg_catalog.format(', %s in break-glass', broken) ELSE '' END FROM events
+    UNION ALL SELECT 20, 'audit', workers FROM audit
+    UNION ALL SELECT 21, 'queue', queue FROM audit
 ) AS line (n, item, value)
 ORDER BY n, item;

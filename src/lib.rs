@@ -16,7 +16,11 @@ pgrx::pg_module_magic!();
 
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
 pgrx::extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["tables"]);
-pgrx::extension_sql_file!("../sql/views.sql", name = "views", requires = ["triggers", guard_state, rule_counts]);
+pgrx::extension_sql_file!(
+    "../sql/views.sql",
+    name = "views",
+    requires = ["triggers", guard_state, rule_counts, audit_health]
+);
 pgrx::extension_sql_file!("../sql/policy_log.sql", name = "policy_log", requires = ["views"]);
 pgrx::extension_sql_file!("../sql/comments_and_grants.sql", name = "comments_and_grants", finalize);
 
@@ -29,5 +33,6 @@ pub extern "C-unwind" fn _PG_init() {
     pg::audit::install();
     pg::parent_changes::install();
     pg::stats::install();
+    pg::end_date::install();
     pg::hooks::install();
 }

@@ -25,8 +25,11 @@ fn grant_operator(role: Option<&str>) {
 fn grant_auditor(role: Option<&str>) {
     let role = existing(role);
     execute(&format!("GRANT USAGE ON SCHEMA holdfast TO {role}"), &[]);
-    // The last two for the views coverage and stats: functions in views run with the reader's rights.
-    let functions = "holdfast.flush_events(), holdfast.guard_state(regclass), holdfast.rule_counts()";
+    let read = "holdfast.flush_events(), holdfast.metrics(), holdfast.check_setup()";
+    // For the views coverage, stats and status: functions in views run with the reader's rights.
+    let shown =
+        "holdfast.guard_state(regclass), holdfast.rule_counts(), holdfast.audit_health(), holdfast.table_counts()";
+    let functions = format!("{read}, {shown}");
     execute(&format!("GRANT EXECUTE ON FUNCTION {functions} TO {role}"), &[]);
     grant_views(&role);
     policy_log::note("access", "grant", &json!({ "role": role, "as": "auditor" }));

@@ -8,6 +8,7 @@
 mod access;
 mod audit;
 mod cascade;
+mod check_setup;
 mod coverage;
 mod glass;
 mod guard_schema;
@@ -15,6 +16,7 @@ mod guarding;
 mod identity;
 mod keys;
 mod limits;
+mod metrics;
 mod migration;
 mod ownership;
 mod stats;

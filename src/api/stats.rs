@@ -9,7 +9,7 @@ use crate::pg::stats::{self, Counted};
 use crate::policy::rules::Rule;
 
 /// Shown as the backend of what could not be told apart.
-const OTHERS: &str = "(others)";
+pub(super) const OTHERS: &str = "(others)";
 
 /// What the view `stats` shows: for each backend the rules that were asked.
 #[pg_extern(volatile, parallel_restricted)]

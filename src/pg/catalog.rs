@@ -155,6 +155,8 @@ impl Catalog {
             policy.modes.global = row.parsed(2).unwrap_or_default();
             policy.default_backend = row.text(3);
             policy.default_owner = row.text(4);
+            let under_way = matches!(row.text(1).as_deref(), Some("shared" | "single"));
+            policy.ends_on = (under_way && !row.is_null(6)).then(|| row.int4(6));
         });
         scan(self.backend, |row| {
             if let (Some(name), Some(trust)) = (row.text(0), row.parsed(1)) {

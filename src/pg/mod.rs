@@ -26,6 +26,7 @@
 //! | [`reading`] | queries of users that change nothing |
 //! | [`invalidation`] | when to read them again |
 //! | [`audit`] | hands events to the worker, which commits them |
+//! | [`end_date`] | reminds of the migration's end |
 //! | [`glass`] | break-glass of this session |
 //! | [`policy_log`] | writes down who changed the policy |
 //! | [`query_text`] | what an event keeps of the client's statement |
@@ -41,6 +42,7 @@ pub mod catalog;
 pub mod children;
 pub mod compat;
 pub mod credential;
+pub mod end_date;
 pub mod glass;
 pub mod gucs;
 pub mod handover;

@@ -14,7 +14,7 @@ use pgrx::{Inet, direct_function_call, pg_sys};
 
 use super::catalog::{Catalog, Classification, Installation};
 use super::stats::{self, Counts};
-use super::{compat, credential, gucs, invalidation};
+use super::{compat, credential, end_date, gucs, invalidation};
 use crate::policy::identity::{Claims, Identity, Login};
 use crate::policy::limits::Limits;
 use crate::policy::set::PolicySet;
@@ -39,6 +39,8 @@ pub struct Policy {
     pub classified: BTreeMap<u32, Classification>,
     /// The tables from whose rows those of others get their tenants.
     pub parents: BTreeSet<u32>,
+    /// When this process looks at the end date again.
+    pub next_look: Cell<i64>,
 }
 
 /// The session's identity and what follows from it.
@@ -183,6 +185,7 @@ pub fn load() -> Option<Session> {
     unsafe { pg_sys::AcceptInvalidationMessages() };
     let catalog = catalog()?;
     let policy = policy(&catalog);
+    end_date::look(&policy);
     let who = who(&catalog, &policy);
     Some(Session { catalog, policy, who })
 }
@@ -216,7 +219,7 @@ fn policy(catalog: &Catalog) -> Rc<Policy> {
         let before = invalidation::policy_generation();
         let classified: BTreeMap<_, _> = catalog.load_classifications().into_iter().collect();
         let parents = classified.values().filter_map(|c| c.parent).collect();
-        let policy = Rc::new(Policy { set: catalog.load_policy(), classified, parents });
+        let policy = Rc::new(Policy { set: catalog.load_policy(), classified, parents, next_look: Cell::new(0) });
         // A change that was committed while we read makes what we read a mixture.
         if invalidation::policy_generation() == before {
             STATE.with(|s| *s.policy.borrow_mut() = Some(policy.clone()));

@@ -17,6 +17,7 @@
 //! | [`limits`] | how much a backend may write |
 //! | [`looks`] | what is counted of all this, and for which rules |
 //! | [`mode`] | whether a broken rule is ignored, recorded or refused |
+//! | [`end_date`] | when to remind of the migration's end |
 //! | [`rules`] | the name, SQLSTATE and wording of every refusal |
 //! | [`events`] | what is recorded of a refusal |
 //! | [`query_text`] | what an event keeps of a statement |
@@ -26,6 +27,7 @@
 pub mod backend;
 pub mod cascade;
 pub mod command;
+pub mod end_date;
 pub mod events;
 pub mod glass;
 pub mod identity;

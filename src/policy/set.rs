@@ -21,6 +21,8 @@ pub struct PolicySet {
     pub default_backend: Option<String>,
     /// The owner of tenants that have no row of their own.
     pub default_owner: Option<String>,
+    /// The day on which the migration under way should end, in days since 2000.
+    pub ends_on: Option<i32>,
     /// The modes.
     pub modes: Modes,
     /// The write surface of all backends.

@@ -22,6 +22,7 @@ mod audit;
 mod break_glass;
 mod bypass;
 mod cascade_preview;
+mod check_setup;
 mod coverage;
 mod crash;
 mod crash_safety;
@@ -40,6 +41,7 @@ mod input;
 mod legacy;
 mod limits;
 mod logical;
+mod metrics;
 mod modes;
 mod passes;
 mod paths;
@@ -58,6 +60,8 @@ mod scene;
 mod settings;
 mod side_by_side;
 mod snapshots;
+mod stats;
+mod status;
 mod surface;
 mod tamper_commands;
 mod tampering;
@@ -82,6 +86,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("break_glass", break_glass::tests()),
         ("bypass", bypass::tests()),
         ("cascade_preview", cascade_preview::tests()),
+        ("check_setup", check_setup::tests()),
         ("coverage", coverage::tests()),
         ("crash", crash::tests()),
         ("crash_safety", crash_safety::tests()),
@@ -99,6 +104,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("legacy", legacy::tests()),
         ("logical", logical::tests()),
         ("limits", limits::tests()),
+        ("metrics", metrics::tests()),
         ("modes", modes::tests()),
         ("passes", passes::tests()),
         ("paths", paths::tests()),
@@ -113,6 +119,8 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("savepoints", savepoints::tests()),
         ("settings", settings::tests()),
         ("snapshots", snapshots::tests()),
+        ("stats", stats::tests()),
+        ("status", status::tests()),
         ("surface", surface::tests()),
         ("tamper_commands", tamper_commands::tests()),
         ("tampering", tampering::tests()),

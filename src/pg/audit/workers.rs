@@ -260,6 +260,8 @@ pub struct Health {
     pub launcher: bool,
     /// How many slots the queue has, for all databases.
     pub slots: i64,
+    /// How many of them hold an event, of any database.
+    pub used: i64,
     /// How many of them hold an event of this database.
     pub queued: i64,
     /// When the oldest of these was put there, in microseconds since 2000-01-01 UTC.
@@ -278,11 +280,13 @@ pub struct Health {
 pub fn health(database: pg_sys::Oid) -> Option<Health> {
     let spooled = spool::size(database);
     memory::locked(|shared, slots| {
-        let own = slots.heads.iter().filter(|s| s.state != SlotState::Free && s.database == database);
+        let used = slots.heads.iter().filter(|s| s.state != SlotState::Free);
+        let own = used.clone().filter(|s| s.database == database);
         let drain = shared.drain(database).copied().unwrap_or(Drain::UNUSED);
         Health {
             launcher: !shared.launcher.is_null(),
             slots: slots.heads.len() as i64,
+            used: used.count() as i64,
             queued: own.clone().count() as i64,
             oldest_queued_at: own.map(|s| s.put_at).min(),
             drain: drain.state,

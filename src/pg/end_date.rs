@@ -1,0 +1,118 @@
+//! Reminds of the migration's end: a line in the server's log, once a day for each database. The launcher knows no database, so it
+//! is a session that says it, one that has read the policy. No client hears of it, and no statement fails.
+
+use std::cell::Cell;
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use once_cell::sync::OnceCell;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_guard, pg_sys};
+
+use super::compat;
+use super::session::{self, Policy};
+use crate::policy::end_date;
+
+/// For how many databases the day of the last reminder is kept. More of them are reminded more than once a day.
+const DATABASES: usize = 256;
+
+/// How long a process doesn't look again, in microseconds.
+const PAUSE: i64 = 3_600_000_000;
+
+/// A database's oid and the day of its last reminder; 0 = unused.
+type Reminded = [AtomicU64; DATABASES];
+
+static NEXT_REQUEST: OnceCell<pg_sys::shmem_request_hook_type> = OnceCell::new();
+static NEXT_STARTUP: OnceCell<pg_sys::shmem_startup_hook_type> = OnceCell::new();
+
+thread_local! {
+    static SHARED: Cell<*const Reminded> = const { Cell::new(ptr::null()) };
+}
+
+/// Reserves the shared memory. Called once, from `_PG_init`.
+pub fn install() {
+    // SAFETY: _PG_init runs on the postmaster's only thread.
+    unsafe {
+        let _ = NEXT_REQUEST.set(pg_sys::shmem_request_hook);
+        let _ = NEXT_STARTUP.set(pg_sys::shmem_startup_hook);
+        pg_sys::shmem_request_hook = Some(request);
+        pg_sys::shmem_startup_hook = Some(startup);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn request() {
+    // SAFETY: this hook is the place for such requests.
+    unsafe {
+        if let Some(Some(next)) = NEXT_REQUEST.get() {
+            next();
+        }
+        pg_sys::RequestAddinShmemSpace(size_of::<Reminded>());
+    }
+}
+
+/// Runs at start-up and again after a crash restart.
+#[pg_guard]
+unsafe extern "C-unwind" fn startup() {
+    // SAFETY: the memory has the size asked for, and is written before any session runs; zero is a valid value of all of it.
+    unsafe {
+        if let Some(Some(next)) = NEXT_STARTUP.get() {
+            next();
+        }
+        let mut found = false;
+        let name = c"holdfast reminders".as_ptr();
+        let shared = pg_sys::ShmemInitStruct(name, size_of::<Reminded>(), &mut found).cast::<Reminded>();
+        if !found {
+            ptr::write_bytes(shared.cast::<u8>(), 0, size_of::<Reminded>());
+        }
+        SHARED.set(shared);
+    }
+}
+
+/// Writes the reminder if it is time for one. Costs a comparison on most calls.
+pub fn look(policy: &Policy) {
+    // SAFETY: has no precondition, and raises no error.
+    let now = unsafe { compat::GetCurrentStatementStartTimestamp() };
+    if now < policy.next_look.get() {
+        return;
+    }
+    policy.next_look.set(now.saturating_add(PAUSE));
+    // SAFETY: inside a transaction, whose date it is.
+    let (today, database) = unsafe { (pg_sys::GetSQLCurrentDate(), pg_sys::MyDatabaseId) };
+    let Some(reminder) = end_date::reminder(policy.set.ends_on, today) else { return };
+    // SAFETY: null, or shared memory that lasts as long as the process.
+    if !unsafe { SHARED.get().as_ref() }.is_some_and(|shared| is_first_today(shared, database, today)) {
+        return;
+    }
+    // SAFETY: a catalog look-up inside a transaction.
+    let name = unsafe { session::text(pg_sys::get_database_name(database)) };
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        format!("holdfast: {reminder} (database \"{name}\")"),
+        "end_date",
+    )
+    .set_hint("See SELECT * FROM holdfast.status;")
+    .report(PgLogLevel::LOG_SERVER_ONLY);
+}
+
+/// Whether nobody has reminded a database today; from now on somebody has.
+fn is_first_today(reminded: &Reminded, database: pg_sys::Oid, today: i32) -> bool {
+    let database = u64::from(database.to_u32());
+    let new = database << 32 | u64::from(today as u32);
+    for place in reminded {
+        let old = place.load(Ordering::Relaxed);
+        // Sessions in several time zones don't agree on the day.
+        if old >> 32 == database && old as u32 as i32 >= today {
+            return false;
+        }
+        if old == 0 || old >> 32 == database {
+            match place.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) if now >> 32 == database => return false,
+                Err(_) => {}
+            }
+        }
+    }
+    reminded[database as usize % DATABASES].store(new, Ordering::Relaxed);
+    true
+}
