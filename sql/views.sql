@@ -198,13 +198,15 @@ WITH migration AS (
     FROM holdfast.table_counts()
 ), audit AS (
     SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'this is a standby, nothing is recorded'
-            WHEN NOT launcher THEN 'NO LAUNCHER RUNS, so nothing is stored'
-            WHEN drains > 0 THEN 'launcher runs, workers at work: ' || drains
-            ELSE 'launcher runs, workers rest' END AS workers,
+            WHEN NOT launcher THEN 'NO LAUNCHER RUNS: events stay in the spool'
+            WHEN worker = 'failing' THEN pg_catalog.format('launcher runs, THE WORKER HAS FAILED %s times', failures)
+            ELSE 'launcher runs, worker is ' || worker END AS workers,
         CASE WHEN waiting = 0 THEN 'no event waits'
             ELSE pg_catalog.format('%s events wait, the oldest for %s', waiting,
                 pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - oldest_at)) END
-            || pg_catalog.format('; %s of %s slots in use', used, capacity) AS queue
+            || pg_catalog.format('; %s of %s slots in use', used, capacity) AS queue,
+        CASE WHEN spooled > 0 THEN pg_catalog.format('%s wait to be taken in', pg_catalog.pg_size_pretty(spooled)) END AS spool,
+        lost + (SELECT coalesce(pg_catalog.sum(events), 0) FROM holdfast.audit_loss) AS lost
     FROM holdfast.audit_health()
 )
 SELECT item, value FROM (
@@ -230,5 +232,7 @@ SELECT item, value FROM (
         || CASE WHEN broken > 0 THEN pg_catalog.format(', %s in break-glass', broken) ELSE '' END FROM events
     UNION ALL SELECT 20, 'audit', workers FROM audit
     UNION ALL SELECT 21, 'queue', queue FROM audit
+    UNION ALL SELECT 22, 'spool', spool FROM audit WHERE spool IS NOT NULL
+    UNION ALL SELECT 23, 'lost events', lost::text FROM audit WHERE lost > 0
 ) AS line (n, item, value)
 ORDER BY n, item;

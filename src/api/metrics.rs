@@ -5,9 +5,9 @@ use std::fmt;
 use pgrx::{JsonB, PgSqlErrorCode, pg_extern, search_path};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 use serde::Deserialize;
 
@@ -140,8 +140,13 @@ impl Collector for Exposition {
                     Kind::Gauge if labels.is_empty() => metric.encode_gauge(value)?,
                     Kind::Gauge => metric.encode_family(labels)?.encode_gauge(value)?,
                     Kind::Counter => {
-                        let value = u64::try_from(*value).unwrap_or(0);
-                        ConstCounter::new(value).encode(metric.encode_family(labels)?)?;
+                        let (value, exemplar) =
+                            (u64::try_from(*value).unwrap_or(0), None::<&Exemplar<NoLabelSet, u64>>);
+                        if labels.is_empty() {
+                            metric.encode_counter(&value, exemplar)?;
+                        } else {
+                            metric.encode_family(labels)?.encode_counter(&value, exemplar)?;
+                        }
                     }
                 }
             }
@@ -181,23 +186,41 @@ fn families(session: &Session, facts: &Facts, health: Option<Health>) -> Vec<Fam
         Family::new(Counter, "holdfast_checks", "How often a rule was asked.", checks),
         Family::new(Counter, "holdfast_refusals", "How often a rule was broken, and what came of it.", refusals),
         Family::gauge("holdfast_stored_events", "Estimated rows of the event table.", facts.stored_events),
-        Family::gauge(
-            "holdfast_queue_capacity",
-            "Events that the server's queue has room for.",
-            health.capacity as i64,
-        ),
-        Family::gauge("holdfast_queue_used", "Events in the server's queue.", health.used as i64),
-        Family::gauge("holdfast_queue_waiting", "Events of this database in the queue.", health.waiting as i64),
-        Family::gauge("holdfast_oldest_event_age", "How long the oldest of them has waited.", waited)
-            .within(Unit::Seconds),
-        Family::gauge("holdfast_launcher_running", "Whether the launcher runs.", i64::from(health.launcher)),
-        Family::gauge("holdfast_drain_workers", "Databases whose events are being stored now.", health.drains as i64),
     ];
     if let Some(days) = facts.days_left {
         let help = "Days to the end date; negative when it has passed.";
         families.push(Family::gauge("holdfast_time_left", help, days).within(Unit::Other("days".to_owned())));
     }
+    families.extend(health.into_iter().flat_map(|health| audit(&health, facts.lost)));
     families
+}
+
+/// How the record does.
+fn audit(health: &Health, lost: i64) -> [Family; 9] {
+    let waited = health.oldest_queued_at.map_or(0, |since| (trigger::now() - since).max(0) / 1_000_000);
+    let lost = Family::new(
+        Kind::Counter,
+        "holdfast_lost_events",
+        "Events that could not be recorded.",
+        vec![(Vec::new(), lost + health.lost)],
+    );
+    [
+        Family::gauge("holdfast_queue_capacity", "Events that the server's queue has room for.", health.slots),
+        Family::gauge("holdfast_queue_used", "Events in the server's queue.", health.used),
+        Family::gauge("holdfast_queue_waiting", "Events of this database in the queue.", health.queued),
+        Family::gauge("holdfast_oldest_event_age", "How long the oldest of them has waited.", waited)
+            .within(Unit::Seconds),
+        Family::gauge("holdfast_launcher_running", "Whether the launcher runs.", i64::from(health.launcher)),
+        Family::gauge(
+            "holdfast_worker_running",
+            "Whether a worker stores events of this database now.",
+            i64::from(health.drain == DrainState::Running),
+        ),
+        Family::gauge("holdfast_worker_failures", "How many workers in a row have failed.", i64::from(health.failures)),
+        Family::gauge("holdfast_spool", "What of this database is in the spool.", health.spooled as i64)
+            .within(Unit::Bytes),
+        lost,
+    ]
 }
 
 /// Checks, and what came of broken rules, of each backend.

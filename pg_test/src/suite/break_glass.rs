@@ -267,8 +267,7 @@ fn views_tell(cluster: &Cluster) -> Result<()> {
     ensure!(superuser.one::<bool>(until)?, "whoami doesn't tell");
     superuser.exec(PASSES)?;
     superuser.exec("SELECT holdfast.flush_events()")?;
-    let value: String =
-        superuser.one("SELECT value FROM holdfast.status WHERE item = 'last 24 hours'")?;
+    let value: String = superuser.one("SELECT value FROM holdfast.status WHERE item = 'last 24 hours'")?;
     ensure!(value == "0 refused, 0 observed, 3 in break-glass", "{value}");
     let summed: i64 = superuser.one("SELECT count(*) FROM holdfast.blocked_summary WHERE outcome = 'break_glass'")?;
     ensure!(summed == 3, "{summed}");

@@ -17,6 +17,8 @@ pub fn tests() -> Vec<Test> {
     let well = own().durable().set("max_prepared_transactions", "0");
     let small = own().set("wal_level", "minimal").set("max_wal_senders", "0").set("max_worker_processes", "0");
     let small = small.set("max_locks_per_transaction", "16");
+    let no_slots = own().set("max_worker_processes", "2").set("holdfast.audit_timeout", "100ms");
+    let no_slots = no_slots.set("holdfast.audit_spool_size", "1MB");
     vec![
         Test::own("a_database_that_is_well_set_up_has_notices_only", well, well_set_up),
         Test::shared("every_finding_is_provoked_and_in_the_manual", every_finding_is_provoked),
@@ -30,7 +32,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("what_else_hooks_in_is_found", what_else_hooks_in),
         Test::shared("another_version_is_found", another_version),
         Test::own("a_server_that_is_too_small_is_found", small, too_small),
-        Test::own("no_slot_for_the_worker_is_found", own().set("max_worker_processes", "2"), no_slot),
+        Test::own("no_slot_for_the_worker_is_found", no_slots, no_slot),
         Test::own("what_the_next_start_will_be_is_found", own(), the_next_start),
         Test::own("events_that_wait_are_found", own().set("holdfast.audit_timeout", "100ms"), events_that_wait),
         Test::own("a_standby_is_told", own(), a_standby),
@@ -69,7 +71,9 @@ fn well_set_up(cluster: &mut Cluster) -> Result<()> {
     ensure!(urgent.is_empty(), "{urgent:#?}");
     // An auditor sees the same.
     let auditor = guarded.database.role("auditor")?;
-    dba.exec(&format!("SELECT holdfast.grant_auditor('{auditor}'), holdfast.add_identity('legacy', role => '{auditor}')"))?;
+    dba.exec(&format!(
+        "SELECT holdfast.grant_auditor('{auditor}'), holdfast.add_identity('legacy', role => '{auditor}')"
+    ))?;
     ensure!(findings(&mut guarded.database.connect_as(&auditor)?)? == findings(&mut dba)?);
     Ok(())
 }
@@ -109,7 +113,8 @@ fn findings_say_what_to_do(cluster: &Cluster) -> Result<()> {
         ensure!(["error", "warning", "notice"].contains(&severity.as_str()), "{severity}");
         ensure!(detail.ends_with('.') && (hint.ends_with('.') || hint.ends_with(';')), "{finding}: {detail} {hint}");
     }
-    let order: Vec<_> = all.iter().map(|[severity, ..]| ["error", "warning", "notice"].iter().position(|s| s == severity)).collect();
+    let order: Vec<_> =
+        all.iter().map(|[severity, ..]| ["error", "warning", "notice"].iter().position(|s| s == severity)).collect();
     ensure!(order.is_sorted(), "{all:?}");
     Ok(())
 }
@@ -142,7 +147,9 @@ fn guards(cluster: &Cluster) -> Result<()> {
     for finding in ["guards_damaged", "tables_unclassified", "tables_doubtful"] {
         finds_no(&mut dba, finding)?;
     }
-    dba.exec("CREATE TABLE loose_1 (id int); CREATE TABLE shared (tenant int); SELECT holdfast.guard_global('shared')")?;
+    dba.exec(
+        "CREATE TABLE loose_1 (id int); CREATE TABLE shared (tenant int); SELECT holdfast.guard_global('shared')",
+    )?;
     finds(&mut dba, "warning", "tables_unclassified", "loose_1.")?;
     finds(&mut dba, "notice", "tables_doubtful", "tenant column elsewhere")?;
     dba.exec("DO $$BEGIN FOR n IN 2..9 LOOP EXECUTE format('CREATE TABLE loose_%s ()', n); END LOOP; END$$")?;
@@ -154,7 +161,9 @@ fn guards(cluster: &Cluster) -> Result<()> {
 fn identities(cluster: &Cluster) -> Result<()> {
     let guarded = Guarded::enforcing(cluster, "setup")?;
     let mut dba = guarded.database.connect()?;
-    for finding in ["application_is_superuser", "application_is_operator", "backend_without_identity", "identity_of_nobody"] {
+    for finding in
+        ["application_is_superuser", "application_is_operator", "backend_without_identity", "identity_of_nobody"]
+    {
         finds_no(&mut dba, finding)?;
     }
     finds(&mut dba, "notice", "roles_by_default", "belong to backend legacy")?;
@@ -189,7 +198,7 @@ fn powers(cluster: &Cluster) -> Result<()> {
     dba.exec(&format!("GRANT pg_execute_server_program TO {rebuilt}"))?;
     finds(&mut dba, "error", "unproven_reaches_server", "pg_execute_server_program")?;
     dba.exec(&format!("GRANT {legacy} TO {rebuilt}"))?;
-    finds(&mut dba, "warning", "unproven_in_other_backend", &format!("member of role {}", **legacy))?;
+    finds(&mut dba, "warning", "unproven_in_other_backend", &format!("member of role {}", &**legacy))?;
     dba.exec(&format!("ALTER TABLE orders OWNER TO {legacy}"))?;
     finds(&mut dba, "error", "unproven_owns_tables", "orders")?;
     // Legacy may: it is proven.
@@ -212,7 +221,7 @@ fn settings(cluster: &Cluster) -> Result<()> {
     finds(&mut dba, "warning", "held_too_short", "lock_timeout of this session is 1000ms")?;
     dba.exec("RESET lock_timeout")?;
     dba.exec(&format!("ALTER ROLE {} SET statement_timeout = '2s'", guarded.rebuilt))?;
-    finds(&mut dba, "warning", "held_too_short", &format!("statement_timeout of role {} is 2s", *guarded.rebuilt))?;
+    finds(&mut dba, "warning", "held_too_short", &format!("statement_timeout of role {} is 2s", &*guarded.rebuilt))?;
     dba.exec(&format!("ALTER DATABASE {} SET synchronous_commit = off", guarded.database.name))?;
     finds(&mut guarded.database.connect()?, "warning", "synchronous_commit_off", "worker waits for its own commits")?;
     let full = dba.one::<bool>("SELECT current_setting('holdfast.audit_query') = 'full'")?;
@@ -271,17 +280,34 @@ fn another_version(cluster: &Cluster) -> Result<()> {
 fn too_small(cluster: &mut Cluster) -> Result<()> {
     let database = cluster.guarded_database("small")?;
     let mut dba = database.connect()?;
-    finds(&mut dba, "error", "no_launcher", "no event is stored")?;
+    finds(&mut dba, "error", "no_launcher", "stay there")?;
     finds(&mut dba, "warning", "wal_level_minimal", "no restore point")?;
     finds(&mut dba, "warning", "few_locks", "is 16")?;
     finds_no(&mut dba, "no_archive")
 }
 
 fn no_slot(cluster: &mut Cluster) -> Result<()> {
-    let database = cluster.guarded_database("slot")?;
-    let mut dba = database.connect()?;
-    finds_no(&mut dba, "no_launcher")?;
-    finds(&mut dba, "error", "no_worker_slot", "All 2 worker processes")
+    let guarded = Guarded::enforcing(cluster, "slot")?;
+    let mut dba = guarded.database.connect()?;
+    for finding in ["no_launcher", "spool_used", "spool_full", "worker_failing", "events_lost"] {
+        finds_no(&mut dba, finding)?;
+    }
+    finds(&mut dba, "error", "no_worker_slot", "All 2 worker processes")?;
+    guarded.rebuilt()?.refused(FOREIGN_WRITE)?;
+    finds(&mut dba, "warning", "spool_used", "of 1MB that it may hold")?;
+    finds_no(&mut dba, "spool_full")?;
+    eventually("the launcher to give up", || Ok(detail(&mut dba, "worker_failing")?.is_some()))?;
+    // A file that nobody takes in, as there is no worker.
+    let oid: u32 = dba.one("SELECT oid FROM pg_database WHERE datname = current_database()")?;
+    fs::write(cluster.data_dir().join(format!("holdfast/{oid}.1.spool")), vec![b'x'; 1 << 20])?;
+    finds(&mut dba, "error", "spool_full", "1025 kB")?;
+    dba.exec(&in_break_glass(
+        "INSERT INTO holdfast.audit_loss (first_at, last_at, events, reason) VALUES (now(), now(), 7, 'x')",
+    ))?;
+    finds(&mut dba, "error", "events_lost", "7 events")?;
+    let lost: String = dba.one("SELECT value FROM holdfast.status WHERE item = 'lost events'")?;
+    ensure!(lost == "7", "{lost}");
+    Ok(())
 }
 
 fn the_next_start(cluster: &mut Cluster) -> Result<()> {

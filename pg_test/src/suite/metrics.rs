@@ -107,7 +107,8 @@ fn a_parser_reads_it(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-const NAMES: [&str; 5] = ["say \"hi\"", "back\\slash\\n", "two\nlines", "<script>alert(1)</script>", "naïve 🐘 {a=\"b\"} # EOF"];
+const NAMES: [&str; 5] =
+    ["say \"hi\"", "back\\slash\\n", "two\nlines", "<script>alert(1)</script>", "naïve 🐘 {a=\"b\"} # EOF"];
 
 fn names_of_any_kind(cluster: &Cluster) -> Result<()> {
     let guarded = Guarded::enforcing(cluster, "metrics")?;
@@ -125,7 +126,8 @@ fn names_of_any_kind(cluster: &Cluster) -> Result<()> {
     }
     let read = scrape(&mut dba)?;
     for name in NAMES {
-        let refusals = value(&read, "holdfast_refusals", &[("backend", name), ("outcome", "observed"), ("rule", "not_owner")])?;
+        let refusals =
+            value(&read, "holdfast_refusals", &[("backend", name), ("outcome", "observed"), ("rule", "not_owner")])?;
         ensure!(refusals == 1.0, "{name}: {refusals}");
     }
     Ok(())

@@ -170,7 +170,8 @@ fn the_log_reminds(cluster: &mut Cluster) -> Result<()> {
     cluster.restart(crate::cluster::Shutdown::Fast)?;
     near.rebuilt()?.exec("INSERT INTO orders SELECT 2, max(id) + 1 FROM orders")?;
     near.rebuilt()?.exec("INSERT INTO orders SELECT 2, max(id) + 1 FROM orders")?;
-    let passed: Vec<_> = reminders(cluster)?.into_iter().filter(|line| line.contains("should have ended 5 days ago")).collect();
+    let passed: Vec<_> =
+        reminders(cluster)?.into_iter().filter(|line| line.contains("should have ended 5 days ago")).collect();
     ensure!(passed.len() == 1, "{passed:?}");
     Ok(())
 }

@@ -30,7 +30,7 @@ pub(super) const CHECKS: &[Check] = &[
     check(
         Error,
         "no_launcher",
-        "SELECT 'No launcher runs, so no event is stored.',
+        "SELECT 'No launcher runs: events go to the spool, and stay there.',
              CASE WHEN current_setting('max_worker_processes')::int < 2
              THEN 'Raise max_worker_processes to 2 at least, and restart the server.'
              ELSE 'See the server log; it starts again within seconds, unless max_worker_processes are in use.' END
@@ -39,7 +39,7 @@ pub(super) const CHECKS: &[Check] = &[
     check(
         Error,
         "no_worker_slot",
-        "SELECT format('All %s worker processes are in use: none is left to store events.', max_worker_processes),
+        "SELECT format('All %s worker processes are in use: none is left to store events, which go to the spool.', max_worker_processes),
              'Raise max_worker_processes, and restart the server.'
          FROM current_setting('max_worker_processes') AS max_worker_processes
          WHERE NOT pg_is_in_recovery() AND max_worker_processes::int <= (
