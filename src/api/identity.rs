@@ -7,11 +7,11 @@ use pgrx::{Inet, PgSqlErrorCode, default, name, pg_extern, search_path};
 use super::glass::broken_until;
 use super::{affected, facts, fetch, known_backend, required};
 use crate::pg::report::error;
-use crate::pg::session::{self, Session};
-use crate::policy::identity::Source;
+use crate::pg::session;
+use crate::policy::identity::{Identity, Source};
 
 /// Adds an identity rule; its number. A condition left out holds for every session; at least one must be given.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn add_identity(
     backend: Option<&str>,
@@ -56,7 +56,7 @@ fn exists(name: Option<&str>, what: &str, query: &str) {
 }
 
 /// Removes an identity rule.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn drop_identity(id: Option<i64>) {
     let id = required(id, "id");
@@ -73,7 +73,7 @@ fn drop_identity(id: Option<i64>) {
 /// The backend of this session; NULL = unidentified.
 #[pg_extern(stable, parallel_restricted)]
 fn current_backend() -> Option<String> {
-    session::load()?.who.identity.name().map(str::to_owned)
+    backend(&session::load()?.who.identity)
 }
 
 /// Who this session is, and why.
@@ -96,9 +96,9 @@ fn whoami() -> TableIterator<
     let session = facts();
     let identity = &session.who.identity;
     TableIterator::once((
-        identity.name().map(str::to_owned),
+        backend(identity),
         identity.trust().map(|t| t.as_str().to_owned()),
-        source(&session, identity.source),
+        source(identity.source),
         identity.base.clone(),
         session.who.login_role.clone(),
         session::application_name(),
@@ -108,16 +108,19 @@ fn whoami() -> TableIterator<
     ))
 }
 
-fn source(session: &Session, source: Source) -> String {
+/// The backend, if the session may act for it.
+fn backend(identity: &Identity) -> Option<String> {
+    identity.name().filter(|_| !identity.is_unidentified()).map(str::to_owned)
+}
+
+fn source(source: Source) -> String {
     match source {
         Source::Rule(id) => format!("identity rule {id}"),
         Source::Default => "default backend".to_owned(),
         Source::Token => "token".to_owned(),
         Source::Setting => "setting holdfast.backend".to_owned(),
-        Source::Nothing if session.policy.set.default_backend.is_none() => {
-            "no identity rule matches, and there is no default backend".to_owned()
-        }
-        Source::Nothing => "setting holdfast.backend names no backend".to_owned(),
+        Source::Nothing => "no identity rule matches, and there is no default backend".to_owned(),
+        Source::Unknown => "setting holdfast.backend names no backend".to_owned(),
         Source::Lent => "code that runs in the course of maintenance belongs to no backend".to_owned(),
     }
 }

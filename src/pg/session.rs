@@ -252,10 +252,8 @@ fn who(catalog: &Catalog, policy: &Rc<Policy>) -> Rc<Who> {
         application_name: basis.application_name.clone(),
         backend: basis.claim.clone(),
     };
-    let identity = match basis.lent {
-        true => Identity::lent(),
-        false => policy.set.identify(&login, basis.credential.as_ref(), &claims),
-    };
+    let identity = policy.set.identify(&login, basis.credential.as_ref(), &claims);
+    let identity = if basis.lent { identity.lent() } else { identity };
     let all_off = !policy.set.is_complete() || policy.set.modes.all_off(identity.name());
     let counts = stats::counts_of(catalog.extension, identity.name());
     let who = Rc::new(Who { identity, login_role: login.role.clone(), all_off, counts });

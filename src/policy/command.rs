@@ -84,6 +84,7 @@ pub fn check_destructive(
     // A backend does as it likes with what is its own.
     if let Some(TableClass::Exempt { backend: Some(only) }) = class
         && *only == backend.name
+        && !identity.is_unidentified()
     {
         return None;
     }

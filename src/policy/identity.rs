@@ -7,6 +7,8 @@
 //!    `holdfast.backend`, a superuser's SET SESSION AUTHORIZATION) it moves a session to a backend of lower trust, never
 //!    higher. One exception: a session that would otherwise be unidentified may be identified by the application_name it
 //!    logged in with, since the DBA who wrote such a rule and no default asked for just that.
+//! 3. Who is unidentified may not write what is guarded, and that is all. So a session that every rule binds stays bound when it
+//!    becomes unidentified, by its own claim or by the code it runs: otherwise that would be a way out.
 
 use std::net::IpAddr;
 
@@ -99,8 +101,10 @@ pub enum Source {
     Token,
     /// The setting `holdfast.backend`.
     Setting,
-    /// Nothing matched, or the claim names no backend.
+    /// Nothing matched.
     Nothing,
+    /// The setting `holdfast.backend`, which names no backend.
+    Unknown,
     /// The session runs the code of a table's owner because it maintains the table.
     Lent,
 }
@@ -108,7 +112,7 @@ pub enum Source {
 /// The verified answer to "which backend is this session?"
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The backend and its trust; none = unidentified.
+    /// The backend and its trust; none if there is none, or if it is proven and the session unidentified.
     pub backend: Option<Backend>,
     /// The backend before any claim.
     pub base: Option<String>,
@@ -118,8 +122,18 @@ pub struct Identity {
 
 impl Identity {
     /// Of code that runs in a session which its backend has nothing to do with.
-    pub fn lent() -> Identity {
-        Identity { backend: None, base: None, source: Source::Lent }
+    pub fn lent(self) -> Identity {
+        self.unidentified(Source::Lent)
+    }
+
+    fn unidentified(self, source: Source) -> Identity {
+        let bound = self.is_bound_by_every_rule();
+        Identity { backend: self.backend.filter(|_| bound), source, ..self }
+    }
+
+    /// Whether the session may not write what is guarded, whatever its backend may.
+    pub fn is_unidentified(&self) -> bool {
+        self.backend.is_none() || matches!(self.source, Source::Unknown | Source::Lent)
     }
 
     /// The backend's name, if there is one.
@@ -176,7 +190,7 @@ pub fn identify(
         match directory.backend(name) {
             Some(claimed) => restrict(&mut identity, Some(claimed), Source::Setting),
             // A claim that nobody can check must not leave the session with more than it asked for.
-            None => (identity.backend, identity.source) = (None, Source::Nothing),
+            None => identity = identity.unidentified(Source::Unknown),
         }
     }
     identity

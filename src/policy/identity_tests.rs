@@ -106,10 +106,24 @@ fn the_setting_only_restricts() {
         ("rb", "legacy", Some("rebuilt")),
         ("rb", "old", Some("old")),
         ("lg", "no such backend", None),
+        ("rb", "no such backend", Some("rebuilt")),
         ("stranger", "legacy", None),
     ];
     for (user, claim, expected) in cases {
         assert_eq!(who(&rules, None, &login(user, ""), claims(claim)).as_deref(), expected, "{user} claims {claim}");
+    }
+}
+
+#[test]
+fn who_becomes_unidentified_stays_bound() {
+    let rules = [role(1, "rebuilt", "rb"), role(2, "legacy", "lg")];
+    for (user, bound) in [("rb", true), ("lg", false)] {
+        let claimed = identify(&backends(), &rules, None, &login(user, ""), None, &claims("no such backend"));
+        let lent = identify(&backends(), &rules, None, &login(user, ""), None, &Claims::default()).lent();
+        for identity in [claimed, lent] {
+            assert!(identity.is_unidentified(), "{user}: {identity:?}");
+            assert_eq!(identity.is_bound_by_every_rule(), bound, "{user}: {identity:?}");
+        }
     }
 }
 

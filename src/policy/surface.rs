@@ -231,12 +231,11 @@ pub fn check_table(
     }
     match (identity.trust(), &table.class) {
         (_, TableClass::Exempt { backend: None }) | (Some(Trust::Proven), _) => {}
-        (_, TableClass::Exempt { backend: Some(only) }) if identity.name() == Some(only) => {}
-        (None, class) => {
-            if class.guarded() || matches!(class, TableClass::Exempt { backend: Some(_) }) {
-                refusals.push(unidentified(identity, attempt(first), login_role));
-            }
+        (_, class) if identity.is_unidentified() && *class != TableClass::Unclassified => {
+            refusals.push(unidentified(identity, attempt(first), login_role));
         }
+        (_, TableClass::Exempt { backend: Some(only) }) if identity.name() == Some(only) => {}
+        (None, _) => {}
         (Some(Trust::Retired), _) => refusals.push(Refusal::retired(attempt(first))),
         (Some(_), TableClass::Exempt { backend: Some(only) }) => {
             refusals.push(Refusal::private_to(attempt(first), only));

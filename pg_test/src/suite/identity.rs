@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Test;
+use super::guarded::Guarded;
 use super::scene::Outcome::{Passes, Refused};
 use super::scene::{Scene, refused_by};
 use crate::client::Session;
@@ -19,6 +20,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("application_name_patterns_are_like_patterns", like_patterns),
         Test::shared("claims_lower_trust_and_never_raise_it", claims_only_restrict),
         Test::shared("an_unknown_claim_leaves_no_backend", an_unknown_claim),
+        Test::shared("who_becomes_unidentified_stays_bound", who_becomes_unidentified_stays_bound),
         Test::shared("the_claim_is_reported_to_the_client", the_claim_is_reported),
         Test::shared("the_default_backend_is_for_those_whom_no_rule_names", the_default_backend),
         Test::shared("a_superuser_in_another_role_is_bound_like_it", session_authorization),
@@ -188,6 +190,34 @@ fn an_unknown_claim(cluster: &Cluster) -> Result<()> {
 
 /// The ParameterStatus messages about the claim that a client gets, read from the wire: the client crate keeps them to
 /// itself, and a pooler lives on them.
+/// An unproven backend's session is no freer for being nobody's, by its own claim or in code that maintains a table of its own.
+fn who_becomes_unidentified_stays_bound(cluster: &Cluster) -> Result<()> {
+    let Guarded { database, rebuilt, .. } = &Guarded::enforcing(cluster, "bound")?;
+    database.connect()?.exec(&format!(
+        "CREATE TABLE loose (id int); CREATE SEQUENCE numbers; GRANT ALL ON loose, numbers TO {rebuilt};
+         CREATE SCHEMA mine AUTHORIZATION {rebuilt}"
+    ))?;
+    let attempts = [
+        ("INSERT INTO orders VALUES (2, 9)", "unidentified"),
+        ("INSERT INTO loose VALUES (9)", "outside_surface"),
+        ("TRUNCATE loose", "destructive_command"),
+        ("SELECT setval('numbers', 9)", "destructive_command"),
+    ];
+    for (number, (attempt, rule)) in attempts.into_iter().enumerate() {
+        let mut session = database.connect_as(rebuilt)?;
+        session.exec("SET holdfast.backend = 'nobody'")?;
+        refused_by(rule, &session.refused(attempt)?, attempt)?;
+        let mut session = database.connect_as(rebuilt)?;
+        session.exec(&format!(
+            "CREATE FUNCTION mine.attempt_{number}() RETURNS int LANGUAGE plpgsql AS
+             $$ BEGIN EXECUTE $x$ {attempt} $x$; RETURN 1; END $$"
+        ))?;
+        let maintained = format!("CREATE MATERIALIZED VIEW mine.view_{number} AS SELECT mine.attempt_{number}()");
+        refused_by(rule, &session.refused(&maintained)?, &maintained)?;
+    }
+    Ok(())
+}
+
 fn the_claim_is_reported(cluster: &Cluster) -> Result<()> {
     let database = database(cluster)?;
     let endpoint = cluster.endpoint();
