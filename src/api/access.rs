@@ -9,7 +9,7 @@ use crate::pg::policy_log;
 use crate::pg::report::error;
 
 /// Lets a role call every function of this schema and read every view.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn grant_operator(role: Option<&str>) {
     let role = existing(role);
@@ -20,7 +20,7 @@ fn grant_operator(role: Option<&str>) {
 }
 
 /// Lets a role read every view of this schema.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn grant_auditor(role: Option<&str>) {
     let role = existing(role);

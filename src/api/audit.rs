@@ -8,7 +8,7 @@ use crate::pg::audit::{self, DrainState};
 use crate::pg::report::error;
 
 /// Waits until the events of this database that are queued or in the spool now are committed; how many were queued.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn flush_events() -> i64 {
     match audit::flush() {

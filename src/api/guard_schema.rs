@@ -18,7 +18,7 @@ use crate::policy::surface::{TableClass, TenantSource};
 
 /// Says of every table of a schema whose rows it seems to hold and why; with `dry_run := false`, guards those of which that
 /// is certain. With `tenant`, all of them belong to that tenant.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity, reason = "a row is written as its columns")]
 fn guard_schema(

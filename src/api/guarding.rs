@@ -21,7 +21,7 @@ const LOCK_ATTEMPTS: u32 = 20;
 /// Guards a table whose rows belong to tenants, partitions included. What names a row's tenant is one of: the column
 /// `tenant_column`; the foreign key with the column `via`, which leads to the row of another guarded table; `tenant`, to
 /// whom all rows belong. Repairs a guard that was damaged; does nothing where all is well.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn guard_table(
     relation: Option<Regclass>,
@@ -210,7 +210,7 @@ fn drop_triggers(relation: Regclass) {
 }
 
 /// Declares that a table's rows belong to everybody.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn guard_global(relation: Option<Regclass>) {
     let session = facts();
@@ -231,7 +231,7 @@ pub(super) fn guard_as_global(session: &Session, relation: Regclass) {
 }
 
 /// Takes a table out of the guard, or makes it private to one backend.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn exempt_table(relation: Option<Regclass>, backend: default!(Option<&str>, "NULL")) {
     let session = facts();
@@ -243,7 +243,7 @@ fn exempt_table(relation: Option<Regclass>, backend: default!(Option<&str>, "NUL
 }
 
 /// Makes a table unclassified again, and takes back what was allowed on it.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn unguard_table(relation: Option<Regclass>) {
     let relation = required(relation, "relation");

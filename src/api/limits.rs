@@ -10,7 +10,7 @@ use crate::pg::report::error;
 ///
 /// Rows are those of guarded tables, counted as they are written: by the statement itself, by foreign keys, triggers and
 /// functions that it sets off. The times are the longest that a session may set for the settings of these names.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments, reason = "named parameters of SQL")]
 fn set_limits(

@@ -11,7 +11,7 @@ use crate::policy::mode::Mode;
 use crate::policy::rules::Rule;
 
 /// Begins the migration: registers both backends, makes `legacy` the default backend and the default owner, and observes.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn begin_migration(legacy: Option<&str>, rebuilt: Option<&str>, ends_on: Option<Date>) {
     let (legacy, rebuilt) = (named(legacy, "legacy"), named(rebuilt, "rebuilt"));
@@ -61,7 +61,7 @@ fn begin_migration(legacy: Option<&str>, rebuilt: Option<&str>, ends_on: Option<
 }
 
 /// Registers a backend.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn add_backend(backend: Option<&str>, trust: Option<&str>) {
     let backend = named(backend, "backend");
@@ -81,7 +81,7 @@ fn add_backend(backend: Option<&str>, trust: Option<&str>) {
 }
 
 /// Changes how far a backend is trusted. A backend that owns tenants can't be retired.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn set_trust(backend: Option<&str>, trust: Option<&str>) {
     let session = facts();
@@ -101,7 +101,7 @@ fn set_trust(backend: Option<&str>, trust: Option<&str>) {
 }
 
 /// Sets the backend of sessions that no identity rule matches; NULL = none: they may not write guarded tables.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn set_default_backend(backend: Option<&str>) {
     let session = facts();
@@ -114,7 +114,7 @@ fn set_default_backend(backend: Option<&str>) {
 }
 
 /// Sets the mode: everywhere, or for a backend, a rule, or both. NULL with a backend or a rule takes that exception back.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn set_mode(mode: Option<&str>, backend: default!(Option<&str>, "NULL"), rule: default!(Option<&str>, "NULL")) {
     let session = facts();

@@ -1,9 +1,9 @@
 //! The SQL functions, one file per part of the contract. They check their arguments, call `policy` and `pg`, and change
 //! the policy tables through SPI.
 //!
-//! All but the four that sql/comments_and_grants.sql names are for operators: they run as the extension's owner, with a pinned
-//! search_path, and nobody else may execute them. An argument that must not be null is an `Option` all the same, so that
-//! NULL is an error and not, as it would be for a STRICT function, silently nothing.
+//! All but the four that sql/comments_and_grants.sql names are for operators: nobody else may execute them. They pin their
+//! search_path, and their statements run as the extension's owner (`session::operate`). An argument that must not be null is
+//! an `Option` all the same, so that NULL is an error and not, as it would be for a STRICT function, silently nothing.
 
 mod access;
 mod audit;

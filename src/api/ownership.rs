@@ -37,7 +37,7 @@ fn owner_of(tenant: Option<&str>) -> Option<String> {
 
 /// Hands a tenant to another backend. Waits at most `max_pause` for open transactions that have written the tenant; new
 /// writers are held meanwhile. One tenant a transaction.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity, reason = "a row is written as its columns, and pgrx looks through no alias")]
 fn cutover(
@@ -71,7 +71,7 @@ fn cutover(
 }
 
 /// Hands a tenant back to the backend that owned it before the last cutover.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity, reason = "as above")]
 fn rollback_cutover(
@@ -105,7 +105,7 @@ fn rollback_cutover(
 }
 
 /// Stops all writes to a tenant, until `until` or until it is unfrozen.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn freeze(tenant: Option<&str>, reason: Option<&str>, until: default!(Option<TimestampWithTimeZone>, "NULL")) {
     let reason = required(reason, "reason").trim();
@@ -156,7 +156,7 @@ fn freeze(tenant: Option<&str>, reason: Option<&str>, until: default!(Option<Tim
 }
 
 /// Ends a freeze.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn unfreeze(tenant: Option<&str>) {
     let session = facts();

@@ -11,7 +11,7 @@ use crate::policy::surface::{TableClass, WriteCommand};
 
 /// Lets a backend run commands on a table; `columns` limits what INSERT may name and UPDATE may set. What was allowed for
 /// these commands before is replaced.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn allow_writes(
     backend: Option<&str>,
@@ -36,7 +36,7 @@ fn allow_writes(
 }
 
 /// Takes commands on a table back from a backend.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn disallow_writes(
     backend: Option<&str>,

@@ -13,17 +13,14 @@ pub fn keep_guard(session: &Session, table: pg_sys::Oid, left: pg_sys::Oid) {
     let Some(classification) = session.policy.classified.get(&left.to_u32()) else { return };
     let Classification { class, tenant_column, via, tenant, .. } = classification;
     let table = Regclass(table);
-    let guarded = as_owner(session, || {
-        session::operate(|| match class.as_str() {
-            "tenant" => Spi::run_with_args(
-                "SELECT holdfast.guard_table($1, $2, $3, $4)",
-                &[table.into(), tenant_column.as_deref().into(), via.as_deref().into(), tenant.as_deref().into()],
-            ),
-            "global" => Spi::run_with_args("SELECT holdfast.guard_global($1)", &[table.into()]),
-            _ => Ok(()),
-        })
-    });
-    succeed(guarded);
+    succeed(session::operate(|| match class.as_str() {
+        "tenant" => Spi::run_with_args(
+            "SELECT holdfast.guard_table($1, $2, $3, $4)",
+            &[table.into(), tenant_column.as_deref().into(), via.as_deref().into(), tenant.as_deref().into()],
+        ),
+        "global" => Spi::run_with_args("SELECT holdfast.guard_global($1)", &[table.into()]),
+        _ => Ok(()),
+    }));
 }
 
 /// Takes the guard of its own from a table that is about to become part of a guarded one, whose trigger has the same name. Its
@@ -34,28 +31,11 @@ pub fn give_way(session: &Session, table: pg_sys::Oid, whole: pg_sys::Oid) {
         return;
     }
     let table = Regclass(table);
-    let unguarded = as_owner(session, || {
-        session::operate(|| Spi::run_with_args("SELECT holdfast.unguard_table($1)", &[table.into()]))
-    });
-    succeed(unguarded);
+    succeed(session::operate(|| Spi::run_with_args("SELECT holdfast.unguard_table($1)", &[table.into()])));
 }
 
 fn succeed(outcome: Result<(), pgrx::spi::Error>) {
     if let Err(failure) = outcome {
         report::error(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("holdfast: {failure}"), "", "");
     }
-}
-
-/// Runs `work` as the owner of the extension's tables. An error restores the role when the (sub)transaction ends.
-fn as_owner<R>(session: &Session, work: impl FnOnce() -> R) -> R {
-    let (mut role, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: the role is changed as a SECURITY DEFINER function changes it, and changed back.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut role, &mut context);
-        pg_sys::SetUserIdAndSecContext(session.catalog.owner, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
-    }
-    let result = work();
-    // SAFETY: as above.
-    unsafe { pg_sys::SetUserIdAndSecContext(role, context) };
-    result
 }

@@ -14,7 +14,7 @@ use pgrx::{Inet, direct_function_call, pg_sys};
 
 use super::catalog::{Catalog, Classification, Installation};
 use super::stats::{self, Counts};
-use super::{compat, credential, end_date, gucs, invalidation};
+use super::{compat, credential, end_date, gucs, invalidation, reading};
 use crate::policy::identity::{Claims, Identity, Login};
 use crate::policy::limits::Limits;
 use crate::policy::set::PolicySet;
@@ -138,17 +138,43 @@ pub fn become_worker() {
     STATE.with(|s| s.worker.set(true));
 }
 
-/// Runs a statement of the extension's own functions: who may call them is a matter of privileges, so an operator whose
-/// session belongs to an unproven backend isn't stopped by the guard that the call is about.
+/// Runs a statement of the extension's own: as the extension's owner, with names that nothing of a user's hides, and with the guard
+/// out of the way. Who may call the functions that this is for is a matter of privileges, so an operator whose session belongs to
+/// an unproven backend isn't stopped by the guard that the call is about.
 pub fn operate<R>(statement: impl FnOnce() -> R) -> R {
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            STATE.with(|s| s.operating.set(self.0));
+    let _operation = Operation::begin();
+    reading::with_pinned_names(statement)
+}
+
+/// The role and the guard as they were before.
+struct Operation {
+    operating: bool,
+    role: pg_sys::Oid,
+    context: i32,
+}
+
+impl Operation {
+    fn begin() -> Operation {
+        let (mut role, mut context) = (pg_sys::InvalidOid, 0);
+        // Without the catalog its script is running, as its owner.
+        let owner = catalog().map(|catalog| catalog.owner);
+        // SAFETY: the role is changed as for a SECURITY DEFINER function, and changed back. The functions aren't declared so:
+        // a server with the extension in template1 then passes Postgres's own test that its built-in functions have none such.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut role, &mut context);
+            let local = pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
+            pg_sys::SetUserIdAndSecContext(owner.unwrap_or(role), context | local);
         }
+        Operation { operating: STATE.with(|s| s.operating.replace(true)), role, context }
     }
-    let _restore = Restore(STATE.with(|s| s.operating.replace(true)));
-    statement()
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        STATE.with(|s| s.operating.set(self.operating));
+        // SAFETY: what it was before; raises no error.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.role, self.context) };
+    }
 }
 
 /// Whether one of our own functions' statements runs.
