@@ -137,6 +137,16 @@ pub fn owns(class: pg_sys::Oid, object: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether this process holds a lock in this very mode.
+pub fn is_locked(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool {
+    // SAFETY: looks into the process's own table of locks.
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    return unsafe { pg_sys::LockHeldByMe(tag, mode) };
+    // SAFETY: as above.
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    return unsafe { pg_sys::LockHeldByMe(tag, mode, false) };
+}
+
 /// Calls one of the functions above from a frame that isn't plain: an error becomes a panic, which unwinds.
 ///
 /// # Safety
@@ -243,6 +253,25 @@ unsafe fn requested_write(cell: *mut std::ffi::c_void) -> Option<RequestedWrite>
         inserted: info.insertedCols,
         updated: info.updatedCols,
     })
+}
+
+/// A semi or anti join as one that keeps rows of its left side, and whether its sides are exchanged for that. Only hash and merge
+/// joins can be such that keep rows of their right side.
+#[cfg(feature = "pg15")]
+pub fn left_join(of: pg_sys::JoinType::Type) -> (pg_sys::JoinType::Type, bool) {
+    (of, false)
+}
+
+/// A semi or anti join as one that keeps rows of its left side, and whether its sides are exchanged for that. Only hash and merge
+/// joins can be such that keep rows of their right side.
+#[cfg(not(feature = "pg15"))]
+pub fn left_join(of: pg_sys::JoinType::Type) -> (pg_sys::JoinType::Type, bool) {
+    match of {
+        pg_sys::JoinType::JOIN_RIGHT_ANTI => (pg_sys::JoinType::JOIN_ANTI, true),
+        #[cfg(feature = "pg18")]
+        pg_sys::JoinType::JOIN_RIGHT_SEMI => (pg_sys::JoinType::JOIN_SEMI, true),
+        of => (of, false),
+    }
 }
 
 /// The length of a list; NIL has none.

@@ -56,11 +56,10 @@ impl Pair {
     /// rows of what is published. `tables` is what a publication takes: FOR ALL TABLES, FOR TABLE ...
     fn subscribe(cluster: &Cluster, published: Platform, tables: &str) -> Result<Pair> {
         let mut source = published.database.connect()?;
-        source.exec(
-            "ALTER TABLE orders REPLICA IDENTITY FULL; ALTER TABLE log REPLICA IDENTITY FULL;
-             ALTER TABLE log_old REPLICA IDENTITY FULL; ALTER TABLE log_new_20 REPLICA IDENTITY FULL;
-             ALTER TABLE log_new_rest REPLICA IDENTITY FULL",
-        )?;
+        // The log has no key. Version 18 publishes no FULL identity of a table with a generated column, which orders has.
+        for table in ["order_items", "log", "log_old", "log_new_20", "log_new_rest"] {
+            source.exec(&format!("ALTER TABLE {table} REPLICA IDENTITY FULL"))?;
+        }
         source.exec(&format!("CREATE PUBLICATION moved {tables}"))?;
         let options = ClusterOptions::new()
             .set("max_sync_workers_per_subscription", "4")

@@ -160,8 +160,11 @@ impl Reader {
         // SAFETY: a node is cast to the type that its tag names; every join node begins with a Join.
         unsafe {
             let join = &*plan.cast::<pg_sys::Join>();
-            let mut kin = self.whole(join.plan.lefttree);
-            let outer = kin.len();
+            let (jointype, mirrored) = compat::left_join(join.jointype);
+            let (left, right) = (join.plan.lefttree, join.plan.righttree);
+            let (first_side, second_side) = if mirrored { (right, left) } else { (left, right) };
+            let mut kin = self.whole(first_side);
+            let kept = kin.len();
             let (mut links, mut cut) = (Vec::new(), Vec::new());
             let clauses = match join.plan.type_ {
                 T_HashJoin => (*plan.cast::<pg_sys::HashJoin>()).hashclauses,
@@ -170,8 +173,8 @@ impl Reader {
             };
             let Some(handed) = self.handed(plan) else { return Vec::new() };
             if handed.is_empty() {
-                kin.extend(self.whole(join.plan.righttree));
-            } else if let Some(inner) = self.linked_scan(join.plan.righttree, &handed)
+                kin.extend(self.whole(second_side));
+            } else if let Some(inner) = self.linked_scan(right, &handed)
                 && let Some(first) = inner.first().copied()
             {
                 kin.push(inner);
@@ -190,12 +193,12 @@ impl Reader {
                     }
                 }
             }
-            match join.jointype {
+            match jointype {
                 JOIN_INNER | JOIN_LEFT | JOIN_RIGHT | JOIN_FULL => self.joined(kin, &links, cut, usize::MAX),
-                JOIN_SEMI => self.joined(kin, &links, cut, outer),
+                JOIN_SEMI => self.joined(kin, &links, cut, kept),
                 JOIN_ANTI => {
                     cut.extend(links.iter().flat_map(|(one, other)| [*one, *other]));
-                    self.joined(kin, &[], cut, outer)
+                    self.joined(kin, &[], cut, kept)
                 }
                 _ => Vec::new(),
             }
