@@ -109,6 +109,11 @@ pub fn give_back(tag: Tag) {
     unsafe { pg_sys::LockRelease(&tag.0, SHARE, false) };
 }
 
+/// Whether this transaction shares a lock.
+pub fn is_shared(tag: Tag) -> bool {
+    compat::is_locked(&tag.0, SHARE)
+}
+
 /// Takes a tenant's lock exclusively until the transaction ends.
 ///
 /// # Errors

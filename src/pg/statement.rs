@@ -129,6 +129,7 @@ pub fn count_row(cascaded: bool) -> Rows {
     rows.statement += 1;
     rows.transaction += 1;
     rows.cascaded += u64::from(cascaded);
+    debug_assert!(rows.cascaded <= rows.statement, "a cascaded row is one of the statement's");
     ROWS.set(rows);
     rows
 }
@@ -213,7 +214,11 @@ unsafe extern "C-unwind" fn subtransaction(
             let tenants = TENANTS.with(|t| t.borrow().order.len());
             let savepoint =
                 Savepoint { level, frame: FRAME.get(), statement: COUNTED.get(), rows: ROWS.get(), tenants };
-            SAVEPOINTS.with(|s| s.borrow_mut().push(savepoint));
+            SAVEPOINTS.with(|s| {
+                let mut savepoints = s.borrow_mut();
+                debug_assert!(savepoints.last().is_none_or(|outer| outer.level < level), "savepoints don't nest");
+                savepoints.push(savepoint);
+            });
         }
         SUBXACT_EVENT_COMMIT_SUB => {
             ended(level);

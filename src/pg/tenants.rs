@@ -189,7 +189,10 @@ pub(super) fn forget(key: &TenantKey) {
 }
 
 fn held(raw: &[u8]) -> Option<Rc<Tenant>> {
-    HELD.with(|h| h.borrow().as_ref()?.tenants.get(raw).cloned())
+    let tenant = HELD.with(|h| h.borrow().as_ref()?.tenants.get(raw).cloned());
+    let locked = |tenant: &Rc<Tenant>| locks::is_shared(Tag::tenant(&tenant.key)) || session::only_observed();
+    debug_assert!(tenant.as_ref().is_none_or(locked), "a tenant is taken for held whose lock is gone");
+    tenant
 }
 
 fn held_one_by_one() -> usize {
@@ -203,6 +206,7 @@ fn shares_all() -> bool {
 fn remember_held(raw: &[u8], tenant: Rc<Tenant>) {
     let level = nesting_level();
     with_held(|held| {
+        debug_assert!(held.journal.last().is_none_or(|(_, last)| *last <= level), "levels fall along the journal");
         held.tenants.insert(raw.into(), tenant);
         held.journal.push((raw.into(), level));
     });

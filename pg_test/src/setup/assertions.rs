@@ -1,4 +1,5 @@
-//! A server with assertions, built from source: what a release build lets pass in silence ends it there.
+//! A server with assertions, built from source: what a release build lets pass in silence ends it there. The extension is built
+//! with its own assertions for such a server.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

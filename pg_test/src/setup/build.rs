@@ -47,12 +47,14 @@ pub struct BuildEnvironment {
     pgrx_home: PathBuf,
     libclang: Option<PathBuf>,
     feature: String,
+    assertions: bool,
 }
 
 impl BuildEnvironment {
     /// Writes pgrx's configuration for `server`.
     pub fn prepare(server: &Server) -> Result<BuildEnvironment> {
-        let target = if has_assertions(server)? { assertions::build_folder() } else { target_folder() };
+        let assertions = has_assertions(server)?;
+        let target = if assertions { assertions::build_folder() } else { target_folder() };
         let pgrx_home = target.join("pgrx-home");
         fs::create_dir_all(&pgrx_home)?;
         let feature = format!("pg{}", server.major);
@@ -61,7 +63,7 @@ impl BuildEnvironment {
         // fingerprint: setting it needlessly makes a plain `cargo build` compile everything anew.
         let told = env::var_os("LIBCLANG_PATH").is_some() || on_path("llvm-config").is_some();
         let libclang = if told { None } else { newest_llvm_lib() };
-        Ok(BuildEnvironment { target, pgrx_home, libclang, feature })
+        Ok(BuildEnvironment { target, pgrx_home, libclang, feature, assertions })
     }
 
     /// A cargo command with this environment. RUSTFLAGS would break pgrx's schema generation.
@@ -82,6 +84,18 @@ impl BuildEnvironment {
         command.env("CARGO_TARGET_DIR", &self.target);
         if let Some(libclang) = &self.libclang {
             command.env("LIBCLANG_PATH", libclang);
+        }
+        if self.assertions {
+            // Ours, and the standard library's checks of what unsafe code promises it. Such a build needn't be fast.
+            for (setting, value) in [
+                ("DEBUG_ASSERTIONS", "true"),
+                ("OVERFLOW_CHECKS", "true"),
+                ("OPT_LEVEL", "1"),
+                ("LTO", "off"),
+                ("CODEGEN_UNITS", "16"),
+            ] {
+                command.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+            }
         }
     }
 }
