@@ -1,12 +1,16 @@
-//! A fuzzer: the rebuilt login runs whatever a seed makes of it, against a server in enforce mode. After every episode, which is
-//! a few statements and usually one transaction, nothing outside of what the policy allows may have changed, and legacy must
-//! get on with its work. In rounds with an odd seed the login is also a member of the role that owns the tables.
+//! A fuzzer: the rebuilt login runs whatever a seed makes of it, against a server in enforce mode. After every statement, within
+//! its transaction and after it, nothing outside of what the policy allows may have changed, and after every episode, which is a few
+//! statements and usually one transaction, legacy must get on with its work. Limits change as it goes. In rounds with an odd seed the
+//! login is also a member of the role that owns the tables.
 //!
 //! A round has a database and a seed of its own, which is what to repeat it with.
 
+mod commands;
 mod oracle;
 mod random_queries;
 mod statements;
+mod tables;
+mod tally;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -22,6 +26,7 @@ use crate::suite::platform::Platform;
 use crate::ui::{Step as Progress, Ui};
 use oracle::Oracle;
 use statements::{Episode, Statements, Step};
+use tally::Tally;
 
 const EXTRAS: &str = include_str!("extras.sql");
 const OWNER: &str = include_str!("owner.sql");
@@ -29,6 +34,9 @@ const WITNESS: &str = include_str!("witness.sql");
 
 /// How long a round takes: long enough for sessions to grow old, short enough to be repeated.
 const EPISODES: u32 = 400;
+
+/// For how many of them limits stay as they are.
+const LIMITED: u32 = 10;
 
 /// A statement that waits for itself in another session, or runs for ever, is part of the game.
 const PATIENCE: &str = "SET statement_timeout = '3s'; SET lock_timeout = '500ms'";
@@ -45,49 +53,22 @@ pub struct FuzzOptions {
 /// Runs rounds until the time is over; an error at the first that changed what it must not.
 pub fn run(postgres: &Postgres, options: FuzzOptions, ui: &Ui) -> Result<()> {
     let first = options.seed.unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
-    let until = Instant::now() + Duration::from_secs(options.minutes * 60);
+    let began = Instant::now();
+    let time = Duration::from_secs(options.minutes * 60);
     let mut tally = Tally::default();
     ui.step(&format!("Fuzzing for {} minutes, from seed {first}", options.minutes), |progress| {
         for round in 0.. {
             let seed = first.wrapping_add(round);
             play(postgres, seed, &mut tally, progress)
                 .with_context(|| format!("repeat it with: cargo verify --fuzz 1 --seed {seed}"))?;
-            if Instant::now() >= until {
+            if began.elapsed() >= time {
                 break;
             }
         }
         Ok(())
     })?;
     println!("{tally}");
-    Ok(())
-}
-
-/// What came of all statements.
-#[derive(Default)]
-struct Tally {
-    rounds: u64,
-    statements: u64,
-    passed: u64,
-    refused: std::collections::BTreeMap<String, u64>,
-    failed: u64,
-    random: Option<u64>,
-}
-
-impl std::fmt::Display for Tally {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let refused: u64 = self.refused.values().sum();
-        writeln!(
-            f,
-            "{} rounds, {} statements: {} passed, {refused} refused, {} failed for reasons of Postgres's own",
-            self.rounds, self.statements, self.passed, self.failed
-        )?;
-        let rules: Vec<String> = self.refused.iter().map(|(code, count)| format!("{code} {count}")).collect();
-        writeln!(f, "refusals: {}", rules.join(", "))?;
-        match self.random {
-            Some(queries) => write!(f, "sqlsmith: {queries} queries"),
-            None => write!(f, "sqlsmith isn't installed; its part was left out (apt-get install sqlsmith)"),
-        }
-    }
+    tally.ensure_complete(time)
 }
 
 fn play(postgres: &Postgres, seed: u64, tally: &mut Tally, progress: &Progress) -> Result<()> {
@@ -113,11 +94,18 @@ fn play(postgres: &Postgres, seed: u64, tally: &mut Tally, progress: &Progress) 
         let owner = platform.database.role("owner")?;
         dba.exec(&OWNER.replace("{owner}", &owner).replace("{rebuilt}", &platform.rebuilt))?;
     }
-    let mut oracle = Oracle::new(dba)?;
+    for handover in ["cutover('60', 'rebuilt')", "cutover('70', 'rebuilt')", "freeze('70', 'audit')"] {
+        dba.exec(&format!("SELECT holdfast.{handover}"))?;
+    }
+    let mut oracle = Oracle::new(&mut dba)?;
     let mut witness = login(&platform, &platform.legacy)?;
-    let mut player = Player { session: login(&platform, &platform.rebuilt)?, tally };
+    let mut player = Player { session: login(&platform, &platform.rebuilt)?, prepared: None, tally };
     let mut statements = Statements::new(seed);
     for episode in 0..EPISODES {
+        if episode % LIMITED == 0 {
+            dba.exec(&format!("SELECT holdfast.set_limits('rebuilt', {})", statements.limits()))?;
+            oracle.remember(&mut dba)?;
+        }
         let Episode { steps, tolerant } = statements.episode();
         let mut told = String::new();
         for step in &steps {
@@ -127,28 +115,28 @@ fn play(postgres: &Postgres, seed: u64, tally: &mut Tally, progress: &Progress) 
             if savepoint && !succeeded {
                 let _ = player.session.batch_execute("ROLLBACK TO each");
             }
+            player.look(&platform, &oracle).with_context(|| format!("in episode {episode} of seed {seed}:\n{told}"))?;
         }
         // An episode that failed half-way leaves its transaction open.
         player.session.exec("ROLLBACK").or_else(|_| player.reconnect(&platform))?;
         let after = || format!("after episode {episode} of seed {seed}:\n{told}");
         witness.exec(WITNESS).with_context(|| format!("legacy is hindered {}", after()))?;
-        let changes = oracle.changes().with_context(after)?;
-        ensure!(
-            changes.is_empty(),
-            "episode {episode} of seed {seed} changed what it must not:\n{}\n\nby:\n{told}",
-            changes.join("\n")
-        );
-        progress.note(&format!("seed {seed}, episode {episode}, {} statements", player.tally.statements));
+        unchanged(oracle.changes(&mut dba)?).with_context(after)?;
+        progress.note(&format!("seed {seed}, episode {episode}, {} statements", player.tally.statements()));
     }
     drop(player);
     let queries = random_queries::run(&cluster, &platform, seed)?;
     if let Some(queries) = queries {
         *tally.random.get_or_insert(0) += queries;
-        let changes = oracle.changes()?;
-        ensure!(changes.is_empty(), "sqlsmith with seed {seed} changed what it must not:\n{}", changes.join("\n"));
+        unchanged(oracle.changes(&mut dba)?).with_context(|| format!("after sqlsmith with seed {seed}"))?;
     }
     tally.rounds += 1;
     sound(&cluster)
+}
+
+fn unchanged(changes: Vec<String>) -> Result<()> {
+    ensure!(changes.is_empty(), "what must not change has changed:\n{}", changes.join("\n"));
+    Ok(())
 }
 
 fn login(platform: &Platform, role: &Role) -> Result<Session> {
@@ -160,13 +148,24 @@ fn login(platform: &Platform, role: &Role) -> Result<Session> {
 /// The login that means harm.
 struct Player<'a> {
     session: Session,
+    prepared: Option<(String, postgres::Statement)>,
     tally: &'a mut Tally,
 }
 
 impl Player<'_> {
     fn reconnect(&mut self, platform: &Platform) -> Result<()> {
         self.session = login(platform, &platform.rebuilt)?;
+        self.prepared = None;
         Ok(())
+    }
+
+    /// Nothing has changed that must not, as far as this session can see.
+    fn look(&mut self, platform: &Platform, oracle: &Oracle) -> Result<()> {
+        if self.session.is_closed() {
+            self.reconnect(platform)?;
+        }
+        self.tally.looks += 1;
+        unchanged(oracle.changes(&mut self.session)?)
     }
 
     /// Sends a step, and writes down what came of it; whether it succeeded.
@@ -181,29 +180,32 @@ impl Player<'_> {
                 return Ok(true);
             }
             Step::Run(sql) => (sql.clone(), self.session.batch_execute(sql)),
-            Step::Prepared(sql, times) => (format!("{sql} -- prepared, {times} times"), self.prepared(sql, *times)),
+            Step::Prepare(sql) => (format!("PREPARE: {sql}"), self.prepare(sql)),
+            Step::Execute => {
+                let Some((sql, statement)) = &self.prepared else { return Ok(true) };
+                (format!("EXECUTE: {sql}"), self.session.query(statement, &[]).map(drop))
+            }
             Step::Copy(sql, rows) => (format!("{sql};\n{rows}\\."), self.copy(sql, rows)),
         };
+        if matches!(step, Step::Copy(..)) && outcome.is_err() {
+            // When a COPY fails before it takes rows, the driver takes one answer too many for each later request's.
+            self.reconnect(platform)?;
+        }
         // What the step may have reset or changed.
         let _ = self.session.batch_execute(PATIENCE);
-        self.tally.statements += 1;
         let succeeded = outcome.is_ok();
         let said = match outcome {
             Ok(()) => {
-                self.tally.passed += 1;
+                self.tally.pass();
                 "ok".to_owned()
             }
             Err(error) => match error.as_db_error().map(Refusal::from) {
-                Some(refusal) if refusal.code.starts_with("WG") => {
-                    *self.tally.refused.entry(refusal.code.clone()).or_default() += 1;
-                    format!("{} {}", refusal.code, refusal.message)
-                }
                 Some(refusal) => {
-                    self.tally.failed += 1;
+                    self.tally.fail(&refusal.code);
                     format!("{} {}", refusal.code, refusal.message)
                 }
                 None => {
-                    self.tally.failed += 1;
+                    self.tally.fail("no answer");
                     error.to_string()
                 }
             },
@@ -213,11 +215,9 @@ impl Player<'_> {
         Ok(succeeded)
     }
 
-    fn prepared(&mut self, sql: &str, times: u32) -> Result<(), postgres::Error> {
-        let statement = self.session.prepare(sql)?;
-        for _ in 0..times {
-            self.session.query(&statement, &[])?;
-        }
+    fn prepare(&mut self, sql: &str) -> Result<(), postgres::Error> {
+        self.prepared = None;
+        self.prepared = Some((sql.to_owned(), self.session.prepare(sql)?));
         Ok(())
     }
 

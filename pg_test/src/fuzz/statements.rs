@@ -2,58 +2,7 @@
 
 use fastrand::Rng;
 
-/// A table as statements use it: its name, key, tenant column and a column to set; empty where it has none.
-struct Table {
-    name: &'static str,
-    key: &'static str,
-    tenant: &'static str,
-    set: &'static str,
-    tenants: &'static [&'static str],
-}
-
-const NUMBERS: &[&str] =
-    &["20", "20", "20", "10", "30", "40", "50", "NULL", "7", "(SELECT max(tenant_id) FROM customers)"];
-const TEXTS: &[&str] = &["'20'", "'20'", "'10'", "'30'", "NULL", "'x'", "'020'", "' 20'"];
-const UUIDS: &[&str] = &[
-    "'00000000-0000-0000-0000-00000000000b'",
-    "'00000000-0000-0000-0000-00000000000B'",
-    "'00000000-0000-0000-0000-00000000000a'",
-    "NULL",
-];
-const BYTES: &[&str] = &["'\\x0b'", "'\\x0a'", "'\\x0b00'", "NULL"];
-
-const fn table(name: &'static str, tenant: &'static str, set: &'static str, tenants: &'static [&'static str]) -> Table {
-    Table { name, key: "id", tenant, set, tenants }
-}
-
-const TABLES: [Table; 26] = [
-    table("orders", "tenant_id", "note", NUMBERS),
-    table("orders", "tenant_id", "tenant_id", NUMBERS),
-    table("orders", "tenant_id", "net", NUMBERS),
-    table("orders", "tenant_id", "customer", NUMBERS),
-    table("all_orders", "tenant_id", "note", NUMBERS),
-    table("paid_orders", "tenant_id", "net", NUMBERS),
-    table("customers", "tenant_id", "name", NUMBERS),
-    table("customers", "tenant_id", "id", NUMBERS),
-    table("order_items", "order_id", "what", NUMBERS),
-    table("order_items", "order_id", "order_id", NUMBERS),
-    table("shipments", "item_id", "item_id", NUMBERS),
-    table("by_uuid", "tenant", "id", UUIDS),
-    table("by_uuid", "tenant", "tenant", UUIDS),
-    table("by_text", "tenant", "tenant", TEXTS),
-    table("by_bytea", "tenant", "tenant", BYTES),
-    table("by_bigint", "tenant", "tenant", NUMBERS),
-    table("by_domain", "tenant", "id", TEXTS),
-    Table { name: "log", key: "tenant_id", tenant: "tenant_id", set: "line", tenants: NUMBERS },
-    Table { name: "log_new_20", key: "tenant_id", tenant: "tenant_id", set: "at", tenants: NUMBERS },
-    Table { name: "log_old", key: "tenant_id", tenant: "tenant_id", set: "tenant_id", tenants: NUMBERS },
-    table("assets", "tenant_id", "name", NUMBERS),
-    table("vehicles", "tenant_id", "tenant_id", NUMBERS),
-    table("plans", "id", "name", NUMBERS),
-    table("ledger", "id", "line", NUMBERS),
-    table("loose", "tenant_id", "note", NUMBERS),
-    Table { name: "tenant_20.settings", key: "name", tenant: "name", set: "value", tenants: TEXTS },
-];
+use super::tables::{NUMBERS, TABLES, Table};
 
 /// Makes statements.
 pub struct Statements {
@@ -61,7 +10,7 @@ pub struct Statements {
     numbers: u32,
 }
 
-/// What a session does between two looks at what it must not change.
+/// What a session does on end, most often a transaction.
 pub struct Episode {
     /// One after the other.
     pub steps: Vec<Step>,
@@ -71,10 +20,12 @@ pub struct Episode {
 
 /// One thing to send.
 pub enum Step {
-    /// Over the simple protocol; may be several statements.
+    /// Over the simple protocol: a statement, or several that are one message.
     Run(String),
-    /// Prepared by the driver and executed this often, past the point where its plan becomes generic.
-    Prepared(String, u32),
+    /// Prepared by the driver.
+    Prepare(String),
+    /// What was prepared last; more often than it takes for its plan to become generic.
+    Execute,
     /// COPY ... FROM STDIN with this content.
     Copy(String, String),
     /// Another connection.
@@ -105,7 +56,7 @@ impl Statements {
             steps.push(Step::Run(how.to_owned()));
         }
         for _ in 0..self.rng.u32(1..6) {
-            steps.push(self.step());
+            self.step(&mut steps);
             if open && self.chance(25) {
                 let name = self.pick(&["a", "b"]);
                 let verb = self.pick(&["SAVEPOINT", "ROLLBACK TO", "RELEASE"]);
@@ -128,17 +79,36 @@ impl Statements {
         Episode { steps, tolerant: open && tolerant }
     }
 
-    fn step(&mut self) -> Step {
+    /// How much the login may write from now on: little, more than it tries, or as much as it likes.
+    pub fn limits(&mut self) -> String {
+        format!(
+            "rows_per_statement => {}, rows_per_transaction => {}, tenants_per_statement => {}, cascade_rows => {}",
+            self.pick(&["1", "4", "8", "-1"]),
+            self.pick(&["3", "12", "500", "-1"]),
+            self.pick(&["1", "1", "2", "-1"]),
+            self.pick(&["0", "2", "10", "-1"]),
+        )
+    }
+
+    fn step(&mut self, steps: &mut Vec<Step>) {
         match self.rng.u32(0..100) {
-            0..50 => Step::Run(self.write()),
+            0..50 => steps.push(Step::Run(self.write())),
             50..58 => {
-                let write = self.write();
-                Step::Prepared(write, self.rng.u32(1..8))
+                steps.push(Step::Prepare(self.write()));
+                steps.extend((0..self.rng.u32(1..8)).map(|_| Step::Execute));
             }
-            58..62 => self.copy(),
-            62..80 => Step::Run(self.indirect()),
-            80..92 => Step::Run(self.command()),
-            _ => Step::Run(self.surroundings()),
+            58..62 => steps.push(self.copy()),
+            62..80 => {
+                let statements = self.indirect();
+                // In one message they are a transaction of their own.
+                if self.chance(50) {
+                    steps.push(Step::Run(statements.join("; ")));
+                } else {
+                    steps.extend(statements.into_iter().map(Step::Run));
+                }
+            }
+            80..92 => steps.push(Step::Run(self.command())),
+            _ => steps.push(Step::Run(self.surroundings())),
         }
     }
 
@@ -146,16 +116,16 @@ impl Statements {
         self.rng.u32(0..100) < percent
     }
 
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.rng.usize(0..of.len())]
     }
 
-    fn name(&mut self, prefix: &str) -> String {
+    pub(super) fn name(&mut self, prefix: &str) -> String {
         self.numbers += 1;
         format!("{prefix}_{}", self.numbers)
     }
 
-    fn table(&mut self) -> &'static Table {
+    pub(super) fn table(&mut self) -> &'static Table {
         &TABLES[self.rng.usize(0..TABLES.len())]
     }
 
@@ -260,13 +230,14 @@ impl Statements {
 
     /// A write of rows.
     fn write(&mut self) -> String {
-        match self.rng.u32(0..14) {
+        match self.rng.u32(0..18) {
             0..3 => self.insert(),
             3..7 => self.update(),
             7..10 => self.delete(),
             10 => self.merge(),
-            11 => format!("WITH w AS ({} RETURNING *) SELECT count(*) FROM w", self.plain()),
-            12 => format!(
+            11..15 => self.several(),
+            15 => format!("WITH w AS ({} RETURNING *) SELECT count(*) FROM w", self.plain()),
+            16 => format!(
                 "WITH w AS ({} RETURNING 1), v AS ({} RETURNING 1) {}",
                 self.plain(),
                 self.plain(),
@@ -278,16 +249,17 @@ impl Statements {
 
     /// A write that a WITH clause takes.
     fn plain(&mut self) -> String {
-        match self.rng.u32(0..3) {
+        match self.rng.u32(0..4) {
             0 => self.insert(),
             1 => self.update(),
+            2 => self.several(),
             _ => self.delete(),
         }
     }
 
     fn copy(&mut self) -> Step {
         let (table, columns, rows): (&str, &str, &[&str]) = match self.rng.u32(0..6) {
-            0 => ("orders", "(tenant_id, note)", &["20\tx", "10\tx", "\\N\tx"]),
+            0 => ("orders", "(tenant_id, note)", &["20\tx", "60\tx", "10\tx", "\\N\tx"]),
             1 => ("log", "", &["20\t2024-05-05\tx", "10\t2024-05-05\tx"]),
             2 => ("log_old", "", &["20\t2000-05-05\tx", "10\t2000-05-05\tx"]),
             3 => ("plans", "", &["77\tx"]),
@@ -298,176 +270,112 @@ impl Statements {
         Step::Copy(format!("COPY {table} {columns} FROM STDIN"), lines)
     }
 
-    /// A write that something else makes.
-    fn indirect(&mut self) -> String {
-        let write = self.write();
-        let quoted = write.replace('\'', "''");
-        let name = self.name("thing");
-        match self.rng.u32(0..16) {
-            0 => format!("DO $$ BEGIN {}; END $$", self.plain()),
-            1 => format!(
-                "DO $$ BEGIN BEGIN {}; EXCEPTION WHEN OTHERS THEN NULL; END; {}; END $$",
-                self.plain(),
-                self.plain()
-            ),
-            2 => format!("DO $$ BEGIN EXECUTE '{quoted}'; END $$"),
-            3 => format!(
-                "CREATE FUNCTION mine.{name}() RETURNS void LANGUAGE sql AS $$ {} $$; SELECT mine.{name}()",
-                self.plain()
+    /// Writes of several rows, which limits are about: of one tenant, of both that the login may write, by foreign keys.
+    fn several(&mut self) -> String {
+        let tenant = self.pick(&["20", "60"]);
+        let rows = self.rng.u32(2..12);
+        match self.rng.u32(0..11) {
+            0..2 => {
+                format!("INSERT INTO orders (tenant_id, net) SELECT {tenant}, n FROM generate_series(1, {rows}) AS n")
+            }
+            2..4 => format!(
+                "INSERT INTO order_items (order_id, what) SELECT id, 'several' FROM orders WHERE tenant_id = {tenant} LIMIT {rows}"
             ),
             4 => format!(
-                "CREATE FUNCTION mine.{name}() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN {}; END $$; SELECT mine.{name}(), mine.{name}()",
-                self.plain()
+                "INSERT INTO shipments (item_id) SELECT i.id FROM order_items i JOIN orders o ON o.id = i.order_id WHERE o.tenant_id = {tenant} LIMIT {rows}"
             ),
-            5 => format!(
-                "CREATE FUNCTION mine.{name}() RETURNS void LANGUAGE sql BEGIN ATOMIC {}; END; SELECT mine.{name}()",
-                self.plain()
-            ),
-            6 => format!(
-                "PREPARE {name} AS {}; EXECUTE {name}; EXECUTE {name}; EXECUTE {name}; EXECUTE {name}; EXECUTE {name}; EXECUTE {name}",
-                self.plain()
-            ),
-            7 => format!("SELECT bill({})", self.pick(NUMBERS)),
-            8 => format!("SELECT bill_as_owner({})", self.pick(NUMBERS)),
-            9 => {
-                let table = self.table();
-                let (name_, set, value) = (table.name, table.set, self.constant());
-                format!(
-                    "DECLARE {name} CURSOR FOR SELECT * FROM {name_}{} FOR UPDATE; FETCH 1 FROM {name}; UPDATE {name_} SET {set} = {value} WHERE CURRENT OF {name}; DELETE FROM {name_} WHERE CURRENT OF {name}",
-                    self.where_(table)
-                )
+            5 => "INSERT INTO orders (tenant_id, net) VALUES (20, 1), (60, 1)".to_owned(),
+            6 => "UPDATE orders SET note = 'both' WHERE tenant_id IN (20, 60)".to_owned(),
+            7 => format!("UPDATE orders SET net = net + 1 WHERE tenant_id = {tenant}"),
+            8 => "DELETE FROM orders WHERE tenant_id IN (20, 60)".to_owned(),
+            9 => format!("DELETE FROM orders WHERE tenant_id = {tenant}"),
+            _ => {
+                format!("DELETE FROM order_items WHERE order_id IN (SELECT id FROM orders WHERE tenant_id = {tenant})")
             }
-            10 => {
-                let table = self.table();
-                format!(
-                    "CREATE VIEW mine.{name} AS SELECT * FROM {}; DELETE FROM mine.{name}{}",
-                    table.name,
-                    self.where_(table)
-                )
-            }
-            11 => format!(
-                "CREATE TABLE mine.{name} (id int); CREATE RULE r AS ON INSERT TO mine.{name} DO ALSO {}; INSERT INTO mine.{name} VALUES (1)",
-                self.plain()
-            ),
-            12 => {
-                let table = self.table().name.replace("tenant_20.", "");
-                format!(
-                    "CREATE TEMP TABLE IF NOT EXISTS {table} (id int, tenant_id int, note text); {write}; DROP TABLE IF EXISTS pg_temp.{table}"
-                )
-            }
-            13 => format!(
-                "CREATE FUNCTION mine.{name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {}; RETURN NEW; END $$; CREATE TEMP TABLE {name} (id int); CREATE TRIGGER t BEFORE INSERT ON {name} FOR EACH ROW EXECUTE FUNCTION mine.{name}(); INSERT INTO {name} VALUES (1)",
-                self.plain()
-            ),
-            14 => format!("SELECT query_to_xml('{quoted}', true, true, '')"),
-            _ => format!(
-                "CREATE PROCEDURE mine.{name}() LANGUAGE plpgsql AS $$ BEGIN {}; COMMIT; {}; END $$; CALL mine.{name}()",
-                self.plain(),
-                self.plain()
-            ),
         }
     }
 
-    /// A command that isn't a write of rows.
-    fn command(&mut self) -> String {
-        let table = self.table();
-        let Table { name, tenant, set, .. } = table;
-        let new = self.name("made");
-        let verbs = [
-            format!("TRUNCATE {name}"),
-            format!("TRUNCATE {name} CASCADE"),
-            format!("DROP TABLE {name} CASCADE"),
-            format!("DROP VIEW IF EXISTS {name} CASCADE"),
-            format!("ALTER TABLE {name} DISABLE TRIGGER ALL"),
-            format!("ALTER TABLE {name} DROP COLUMN {tenant} CASCADE"),
-            format!("ALTER TABLE {name} RENAME COLUMN {set} TO {set}_old"),
-            format!("ALTER TABLE {name} RENAME TO {new}"),
-            format!("ALTER TABLE {name} OWNER TO CURRENT_USER"),
-            format!("ALTER TABLE {name} SET SCHEMA mine"),
-            format!("CREATE TRIGGER \"~~late\" BEFORE UPDATE ON {name} FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()"),
-            format!("CREATE TRIGGER g BEFORE INSERT ON {name} FOR EACH ROW EXECUTE FUNCTION holdfast.guard_row()"),
-            format!("DROP TRIGGER \"~holdfast_guard\" ON {name}"),
-            format!("CREATE TABLE mine.{new} PARTITION OF log FOR VALUES FROM ('1990-01-01') TO ('1991-01-01')"),
-            format!("CREATE TABLE mine.{new} () INHERITS ({name})"),
-            format!("CREATE TABLE mine.{new} (order_id int REFERENCES orders ON DELETE CASCADE)"),
-            format!("CREATE TABLE mine.{new} AS SELECT * FROM {name}"),
-            format!("SELECT * INTO mine.{new} FROM {name}"),
-            format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE"),
-            format!("GRANT ALL ON {name} TO PUBLIC"),
-            format!("REVOKE ALL ON {name} FROM PUBLIC"),
-            format!("COMMENT ON TABLE {name} IS 'x'"),
-            format!("VACUUM {name}"),
-            format!("ANALYZE {name}"),
-            format!("REINDEX TABLE {name}"),
-            format!("CREATE INDEX {new} ON {name} ({set})"),
-            format!("CREATE POLICY p ON {name} USING (false)"),
-            format!("CREATE RULE {new} AS ON UPDATE TO {name} DO INSTEAD NOTHING"),
-            "REFRESH MATERIALIZED VIEW order_counts".to_owned(),
-            "DROP OWNED BY CURRENT_USER".to_owned(),
-            "REASSIGN OWNED BY CURRENT_USER TO postgres".to_owned(),
-            "DROP EXTENSION holdfast CASCADE".to_owned(),
-            "DROP SCHEMA holdfast CASCADE".to_owned(),
-            "CREATE OR REPLACE FUNCTION holdfast.guard_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$".to_owned(),
-            "SELECT setval('orders_id_seq', 1)".to_owned(),
-            "ALTER SEQUENCE orders_id_seq RESTART".to_owned(),
-            "SELECT lo_unlink(4242)".to_owned(),
-            "SELECT lo_put(4242, 0, 'gone')".to_owned(),
-            "COPY orders TO PROGRAM 'true'".to_owned(),
-            "COPY orders FROM '/etc/passwd'".to_owned(),
-            "ALTER SYSTEM SET holdfast.enabled = off".to_owned(),
-            "CREATE PUBLICATION everything FOR ALL TABLES".to_owned(),
-            "CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION mine.nothing()".to_owned(),
-            "UPDATE holdfast.migration SET mode = 'off'".to_owned(),
-            "INSERT INTO holdfast.write_permission SELECT 'rebuilt', oid, 'update' FROM pg_class".to_owned(),
-            "DELETE FROM holdfast.ownership".to_owned(),
-            "SELECT holdfast.set_mode('off')".to_owned(),
-            "SELECT holdfast.cutover('10', 'rebuilt')".to_owned(),
-            "UPDATE pg_catalog.pg_trigger SET tgenabled = 'D'".to_owned(),
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'".to_owned(),
-        ];
-        verbs[self.rng.usize(0..verbs.len())].clone()
-    }
-
-    /// What changes the session rather than data.
-    fn surroundings(&mut self) -> String {
-        self.pick(&[
-            "SET session_replication_role = replica",
-            "SELECT set_config('session_replication_role', 'replica', false)",
-            "UPDATE pg_settings SET setting = 'replica' WHERE name = 'session_replication_role'",
-            "SET holdfast.backend = 'legacy'",
-            "SET LOCAL holdfast.backend = 'batch'",
-            "SET holdfast.enabled = off",
-            "SET application_name = 'nightly-1'",
-            "RESET holdfast.backend",
-            "RESET application_name",
-            "RESET ALL",
-            "DISCARD ALL",
-            "DISCARD PLANS",
-            "DISCARD TEMP",
-            "SET ROLE postgres",
-            "SET ROLE NONE",
-            "SET SESSION AUTHORIZATION DEFAULT",
-            "SET search_path = mine, pg_temp, public",
-            "SET search_path = holdfast, public",
-            "RESET search_path",
-            "SET plan_cache_mode = force_generic_plan",
-            "SET enable_seqscan = off; SET enable_indexscan = on",
-            "SET constraint_exclusion = on; SET force_parallel_mode = on",
-            "SET jit = off; SET work_mem = '64kB'",
-            "SET row_security = off",
-            "SET default_transaction_read_only = off",
-            "SET CONSTRAINTS ALL DEFERRED",
-            "LISTEN holdfast",
-            "NOTIFY holdfast, 'x'",
-            "SELECT pg_advisory_xact_lock(1, 18502)",
-            "SELECT pg_advisory_unlock_all()",
-            "SELECT * FROM holdfast.whoami(), holdfast.owner_of('10')",
-            "SELECT * FROM orders FOR UPDATE",
-            "DEALLOCATE ALL",
-            "CLOSE ALL",
-            "SELECT 1 / 0",
-            "LOAD 'holdfast'",
-        ])
-        .to_owned()
+    /// A write that something else makes, one statement or several that belong together.
+    fn indirect(&mut self) -> Vec<String> {
+        let write = self.write();
+        let quoted = write.replace('\'', "''");
+        let name = self.name("thing");
+        let plain = self.plain();
+        let one = |statement: String| vec![statement];
+        match self.rng.u32(0..16) {
+            0 => one(format!("DO $$ BEGIN {plain}; END $$")),
+            1 => one(format!(
+                "DO $$ BEGIN BEGIN {plain}; EXCEPTION WHEN OTHERS THEN NULL; END; {}; END $$",
+                self.plain()
+            )),
+            2 => one(format!("DO $$ BEGIN EXECUTE '{quoted}'; END $$")),
+            3 => vec![
+                format!("CREATE FUNCTION mine.{name}() RETURNS void LANGUAGE sql AS $$ {plain} $$"),
+                format!("SELECT mine.{name}()"),
+            ],
+            4 => vec![
+                format!(
+                    "CREATE FUNCTION mine.{name}() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN {plain}; END $$"
+                ),
+                format!("SELECT mine.{name}(), mine.{name}()"),
+            ],
+            5 => vec![
+                format!("CREATE FUNCTION mine.{name}() RETURNS void LANGUAGE sql BEGIN ATOMIC {plain}; END"),
+                format!("SELECT mine.{name}()"),
+            ],
+            6 => {
+                let mut statements = vec![format!("PREPARE {name} AS {plain}")];
+                statements.extend(std::iter::repeat_n(format!("EXECUTE {name}"), 6));
+                statements
+            }
+            7 => one(format!("SELECT bill({})", self.pick(NUMBERS))),
+            8 => one(format!("SELECT bill_as_owner({})", self.pick(NUMBERS))),
+            9 => {
+                let table = self.table();
+                let (of, set, value) = (table.name, table.set, self.constant());
+                vec![
+                    format!("DECLARE {name} CURSOR FOR SELECT * FROM {of}{} FOR UPDATE", self.where_(table)),
+                    format!("FETCH 1 FROM {name}"),
+                    format!("UPDATE {of} SET {set} = {value} WHERE CURRENT OF {name}"),
+                    format!("DELETE FROM {of} WHERE CURRENT OF {name}"),
+                ]
+            }
+            10 => {
+                let table = self.table();
+                vec![
+                    format!("CREATE VIEW mine.{name} AS SELECT * FROM {}", table.name),
+                    format!("DELETE FROM mine.{name}{}", self.where_(table)),
+                ]
+            }
+            11 => vec![
+                format!("CREATE TABLE mine.{name} (id int)"),
+                format!("CREATE RULE r AS ON INSERT TO mine.{name} DO ALSO {plain}"),
+                format!("INSERT INTO mine.{name} VALUES (1)"),
+            ],
+            12 => {
+                let table = self.table().name.replace("tenant_20.", "");
+                vec![
+                    format!("CREATE TEMP TABLE IF NOT EXISTS {table} (id int, tenant_id int, note text)"),
+                    write,
+                    format!("DROP TABLE IF EXISTS pg_temp.{table}"),
+                ]
+            }
+            13 => vec![
+                format!(
+                    "CREATE FUNCTION mine.{name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {plain}; RETURN NEW; END $$"
+                ),
+                format!("CREATE TEMP TABLE {name} (id int)"),
+                format!("CREATE TRIGGER t BEFORE INSERT ON {name} FOR EACH ROW EXECUTE FUNCTION mine.{name}()"),
+                format!("INSERT INTO {name} VALUES (1)"),
+            ],
+            14 => one(format!("SELECT query_to_xml('{quoted}', true, true, '')")),
+            _ => vec![
+                format!(
+                    "CREATE PROCEDURE mine.{name}() LANGUAGE plpgsql AS $$ BEGIN {plain}; COMMIT; {}; END $$",
+                    self.plain()
+                ),
+                format!("CALL mine.{name}()"),
+            ],
+        }
     }
 }
