@@ -111,7 +111,10 @@ fn run(task: Task) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Verify { pg, core_regression: true, cassert, .. } => {
-            let postgres = prepare(only(pg)?, cassert, &ui)?;
+            let postgres = match cassert {
+                true => prepare(only(pg)?, true, &ui)?,
+                false => setup::install(&core_regression::provide_server(only(pg)?, &ui)?, &ui)?,
+            };
             let differences = core_regression::run_suite(&postgres, &ui)?;
             println!("{}", if differences.is_empty() { "nothing differs" } else { &differences });
             Ok(if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

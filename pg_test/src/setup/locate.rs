@@ -91,6 +91,16 @@ impl Server {
         Ok(found.into_iter().next())
     }
 
+    /// The version alone: "15.4".
+    pub fn number(&self) -> &str {
+        self.version.split_whitespace().nth(1).unwrap_or_default()
+    }
+
+    /// Whether it was made of the unpacked source with this top folder.
+    pub fn is_of(&self, source: &Path) -> bool {
+        source.file_name().is_some_and(|name| name.to_string_lossy() == format!("postgresql-{}", self.number()))
+    }
+
     /// Whether everything is there to run it and to build extensions for it.
     pub fn is_complete(&self) -> bool {
         self.has_server() && self.has_development_files()

@@ -9,12 +9,15 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::build::target_folder;
-use super::locate::on_path;
+use super::locate::{Server, on_path};
 use crate::launcher::{run, run_noting};
 use crate::ui::{Step, Ui};
 
 /// Where apt keeps what it was told of repositories.
 const REPOSITORIES: [&str; 2] = ["/etc/apt/sources.list", "/etc/apt/sources.list.d"];
+
+/// Releases of Debian that have a source package which the machine's own release may lack; a source builds on any.
+const CARRIERS: [(u16, &str); 2] = [(15, "bookworm"), (17, "trixie")];
 
 /// The top of an unpacked source of `major`, fetched once; kept below the build folder.
 pub fn provide_source(major: u16, ui: &Ui) -> Result<PathBuf> {
@@ -43,7 +46,18 @@ fn fetch(major: u16, folder: &Path, step: &Step) -> Result<()> {
     // A repository without sources fails the update; what came counts.
     let updated = run_noting(apt.command("apt-get", &["update"]), step)?;
     let package = format!("postgresql-{major}");
-    let versions = apt.versions(&package)?;
+    let mut versions = apt.versions(&package)?;
+    if versions.is_empty()
+        && let Some((_, release)) = CARRIERS.iter().find(|(carried, _)| *carried == major)
+        && apt.also_ask(release)?
+    {
+        run_noting(apt.command("apt-get", &["update"]), step)?;
+        versions = apt.versions(&package)?;
+    }
+    // That of the server that is here first, the newest otherwise; the sort is stable.
+    if let Some(server) = Server::find(major)? {
+        versions.sort_by_key(|version| !version.starts_with(&format!("{}-", server.number())));
+    }
     if versions.is_empty() {
         bail!(
             "this machine's repositories have no source package {package}; unpack PostgreSQL's source into {}, or use a \
@@ -96,6 +110,21 @@ impl Private {
             fs::write(parts.join(format!("{number}.{extension}")), with_sources(&text))?;
         }
         Ok(Private { folder: folder.to_owned() })
+    }
+
+    /// Asks the same repositories for another release's sources, if it is known which release this is.
+    fn also_ask(&self, release: &str) -> Result<bool> {
+        let system = fs::read_to_string("/etc/os-release").unwrap_or_default();
+        let Some(own) = system.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")) else {
+            return Ok(false);
+        };
+        for (number, file) in repository_files().into_iter().enumerate() {
+            let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+            let extension = file.extension().unwrap_or_default().to_string_lossy().into_owned();
+            let name = format!("{number}-{release}.{extension}");
+            fs::write(self.folder.join("sources").join(name), sources_of(&text, own, release))?;
+        }
+        Ok(true)
     }
 
     fn command(&self, program: &str, args: &[&str]) -> Command {
@@ -151,9 +180,32 @@ fn with_sources(text: &str) -> String {
     asked
 }
 
+/// Asks for the sources of another release alone.
+fn sources_of(text: &str, own: &str, release: &str) -> String {
+    let mut asked = String::new();
+    for line in text.lines() {
+        match line.strip_prefix("deb ") {
+            Some(repository) => asked += &format!("deb-src {repository}"),
+            None if line.starts_with("Types:") => asked += "Types: deb-src",
+            None => asked += line,
+        }
+        asked.push('\n');
+    }
+    asked.replace(own, release)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::with_sources;
+    use super::{sources_of, with_sources};
+
+    #[test]
+    fn another_release_s_sources_are_asked_for_in_both_formats() {
+        assert_eq!(sources_of("deb u old main", "old", "new"), "deb-src u new main\n");
+        assert_eq!(
+            sources_of("Types: deb\nSuites: old old-updates", "old", "new"),
+            "Types: deb-src\nSuites: new new-updates\n"
+        );
+    }
 
     #[test]
     fn sources_are_asked_for_in_both_formats() {
