@@ -25,10 +25,8 @@ CREATE INDEX ON holdfast.policy_change (at, id);
 SELECT pg_catalog.pg_extension_config_dump('holdfast.policy_change', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.policy_change_id_seq', '');
 
--- As its owner: whoever may write a policy table, an apply worker for one, may not write this one.
 CREATE FUNCTION holdfast.log_policy_change() RETURNS trigger
-LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS 'MODULE_PATHNAME', 'holdfast_log_policy_change';
+LANGUAGE c AS 'MODULE_PATHNAME', 'holdfast_log_policy_change';
 
 DO $$
 DECLARE logged text;

@@ -159,22 +159,6 @@ CREATE VIEW holdfast.stats AS
 SELECT backend, rule, checked, passed, observed, refused, break_glass, since
 FROM holdfast.rule_counts();
 
--- What coverage would count by class and guard, without its findings, which cost more than all the rest.
-CREATE FUNCTION holdfast.table_counts(OUT class text, OUT guard text, OUT tables bigint) RETURNS SETOF record
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(c.class, 'unclassified'),
-        CASE WHEN c.class IN ('tenant', 'global') THEN coalesce(holdfast.guard_state(r.oid), 'missing') END, count(*)
-    FROM pg_class r
-    JOIN pg_namespace n ON n.oid = r.relnamespace
-    LEFT JOIN LATERAL (SELECT relid FROM pg_partition_ancestors(r.oid) WITH ORDINALITY AS up (relid, n)
-        WHERE r.relispartition AND relid IN (SELECT relation FROM holdfast.classified_table)
-        ORDER BY up.n DESC LIMIT 1) root ON true
-    LEFT JOIN holdfast.classified_table c ON c.relation = coalesce(root.relid::oid, r.oid)
-    WHERE (r.relkind IN ('r', 'p') OR r.relkind = 'f' AND r.relispartition) AND r.relpersistence <> 't'
-      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'holdfast')
-    GROUP BY 1, 2
-$$;
-
 -- A line each, for \watch. What it reads grows with tenants and tables, hence counts and no lists.
 CREATE VIEW holdfast.status AS
 WITH migration AS (

@@ -19,7 +19,7 @@ pgrx::extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = [
 pgrx::extension_sql_file!(
     "../sql/views.sql",
     name = "views",
-    requires = ["triggers", guard_state, rule_counts, audit_health]
+    requires = ["triggers", guard_state, table_counts, rule_counts, audit_health]
 );
 pgrx::extension_sql_file!("../sql/policy_log.sql", name = "policy_log", requires = ["views"]);
 pgrx::extension_sql_file!("../sql/comments_and_grants.sql", name = "comments_and_grants", finalize);

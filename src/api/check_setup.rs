@@ -61,7 +61,7 @@ macro_rules! listed {
 use listed;
 
 /// One row for each finding, the most urgent first.
-#[pg_extern(volatile, parallel_unsafe, security_definer)]
+#[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity, reason = "a row is written as its columns")]
 fn check_setup()

@@ -55,7 +55,7 @@ struct Facts {
 const PHASES: [&str; 4] = ["preparing", "shared", "single", "finished"];
 
 /// This database's state as OpenMetrics text.
-#[pg_extern(volatile, parallel_unsafe, security_definer)]
+#[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn metrics() -> String {
     let session = facts();

@@ -55,7 +55,7 @@ fn lines(counted: Counted) -> impl Iterator<Item = Line> {
 }
 
 /// Begins to count anew in this database.
-#[pg_extern(security_definer)]
+#[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn stats_reset() {
     stats::reset(&facts());

@@ -22,7 +22,6 @@ use memory::{Complaint, ROOM};
 pub use memory::DrainState;
 pub use workers::Health;
 
-use super::gucs;
 use super::report::Report;
 use super::session::{self, Session};
 use super::{glass, query_text, trigger};
