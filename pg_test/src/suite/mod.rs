@@ -38,6 +38,7 @@ mod held;
 mod identity;
 mod inert;
 mod input;
+mod ledger;
 mod legacy;
 mod limits;
 mod logical;
@@ -49,6 +50,8 @@ mod pgbench;
 pub mod platform;
 mod policy_log;
 mod query_text;
+mod processes;
+mod provoker;
 mod race;
 mod refusals;
 mod restore;
@@ -62,6 +65,8 @@ mod side_by_side;
 mod snapshots;
 mod stats;
 mod status;
+mod spooled;
+mod storm;
 mod surface;
 mod tamper_commands;
 mod tampering;
@@ -121,6 +126,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("snapshots", snapshots::tests()),
         ("stats", stats::tests()),
         ("status", status::tests()),
+        ("storm", storm::tests()),
         ("surface", surface::tests()),
         ("tamper_commands", tamper_commands::tests()),
         ("tampering", tampering::tests()),

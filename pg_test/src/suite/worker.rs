@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use super::Test;
 use super::guarded::{FOREIGN_WRITE, Guarded};
+use super::processes::{drains, launchers, send};
 use crate::client::Session;
 use crate::cluster::{Cluster, ClusterOptions, Shutdown};
 use crate::wait::{eventually, within};
@@ -58,28 +58,8 @@ fn no_launcher() -> ClusterOptions {
     impatient().set("max_worker_processes", "0")
 }
 
-/// Process ids of the launcher; as it has no database, pg_stat_activity doesn't know it.
-fn launchers(cluster: &Cluster) -> Result<Vec<i32>> {
-    titled(cluster, "postgres: holdfast launcher")
-}
-
-/// Process ids of the drain workers.
-fn drains(cluster: &Cluster) -> Result<Vec<i32>> {
-    titled(cluster, "postgres: holdfast worker")
-}
-
-fn titled(cluster: &Cluster, title: &str) -> Result<Vec<i32>> {
-    let postmaster = cluster.postmaster_pid()?;
-    let children = procfs::process::all_processes()?.flatten().filter(|process| {
-        // A process may end while it is looked at.
-        let ours = process.stat().is_ok_and(|stat| stat.ppid == postmaster && stat.state != 'Z');
-        ours && process.cmdline().is_ok_and(|words| words.join(" ").starts_with(title))
-    });
-    Ok(children.map(|process| process.pid).collect())
-}
-
 fn terminate(pid: i32) -> Result<()> {
-    Ok(kill(Pid::from_raw(pid), Signal::SIGTERM)?)
+    send(pid, Signal::SIGTERM)
 }
 
 fn idle_worker_is_connected_nowhere(cluster: &mut Cluster) -> Result<()> {
@@ -193,7 +173,7 @@ fn killed_worker_duplicates_nothing(cluster: &mut Cluster) -> Result<()> {
     let guarded = Guarded::enforcing(cluster, "worker")?;
     guarded.rebuilt()?.refused(FOREIGN_WRITE)?;
     let (mut locker, worker) = stuck_worker(&guarded)?;
-    kill(Pid::from_raw(worker), Signal::SIGKILL)?;
+    send(worker, Signal::SIGKILL)?;
     eventually("the crash to end every session", || Ok(locker.exec("SELECT 1").is_err()))?;
     within(Duration::from_secs(60), "the server to be back", || Ok(guarded.database.connect().is_ok()))?;
     guarded.database.connect()?.exec("SELECT holdfast.set_mode('enforce')")?;
@@ -212,7 +192,7 @@ fn killed_launcher_comes_back(cluster: &mut Cluster) -> Result<()> {
     guarded.rebuilt()?.refused(FOREIGN_WRITE)?;
     let mut witness = guarded.database.connect()?;
     for launcher in launchers(cluster)? {
-        kill(Pid::from_raw(launcher), Signal::SIGKILL)?;
+        send(launcher, Signal::SIGKILL)?;
     }
     eventually("the crash to end every session", || Ok(witness.exec("SELECT 1").is_err()))?;
     within(Duration::from_secs(60), "the server to be back", || Ok(guarded.database.connect().is_ok()))?;

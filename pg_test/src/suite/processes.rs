@@ -1,0 +1,33 @@
+//! The extension's processes as the operating system sees them; the launcher has no database, so no view shows it.
+
+use anyhow::Result;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cluster::Cluster;
+
+/// Process ids of the launcher: one, unless it is being replaced.
+pub fn launchers(cluster: &Cluster) -> Result<Vec<i32>> {
+    titled(cluster, "holdfast launcher")
+}
+
+/// Process ids of the drain workers.
+pub fn drains(cluster: &Cluster) -> Result<Vec<i32>> {
+    titled(cluster, "holdfast worker")
+}
+
+/// Process ids of the cluster's server processes whose title begins so: a kind of process, or a role.
+pub fn titled(cluster: &Cluster, title: &str) -> Result<Vec<i32>> {
+    let (postmaster, title) = (cluster.postmaster_pid()?, format!("postgres: {title} "));
+    let children = procfs::process::all_processes()?.flatten().filter(|process| {
+        // A process may end while it is looked at.
+        let ours = process.stat().is_ok_and(|stat| stat.ppid == postmaster && stat.state != 'Z');
+        ours && process.cmdline().is_ok_and(|words| format!("{} ", words.join(" ")).starts_with(&title))
+    });
+    Ok(children.map(|process| process.pid).collect())
+}
+
+/// Sends a signal; an error if there is no such process any more.
+pub fn send(pid: i32, signal: Signal) -> Result<()> {
+    Ok(kill(Pid::from_raw(pid), signal)?)
+}
