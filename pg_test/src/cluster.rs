@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -15,6 +16,7 @@ use crate::endpoint::Endpoint;
 use crate::launcher::spawn;
 use crate::server::{Server, read_from, tail};
 use crate::setup::Postgres;
+use crate::small_disk::SmallDisk;
 use crate::wait::eventually;
 
 pub use crate::server::Shutdown;
@@ -28,11 +30,22 @@ pub struct ClusterOptions {
     pub settings: Vec<(String, String)>,
     tcp: bool,
     keepable: bool,
+    small_disk: Option<(u32, Holds)>,
+}
+
+/// What a cluster has on its small disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// The data directory without the write-ahead log, without which no server goes on.
+    Data,
+    /// Nothing yet.
+    Nothing,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        ClusterOptions { preload: "holdfast".to_owned(), settings: Vec::new(), tcp: false, keepable: false }
+        let (preload, settings) = ("holdfast".to_owned(), Vec::new());
+        ClusterOptions { preload, settings, tcp: false, keepable: false, small_disk: None }
     }
 }
 
@@ -71,6 +84,17 @@ impl ClusterOptions {
         self
     }
 
+    /// Gives it a disk of so many megabytes to fill; see [`Cluster::small_disk`].
+    pub fn small_disk(mut self, megabytes: u32, holds: Holds) -> Self {
+        self.small_disk = Some((megabytes, holds));
+        self
+    }
+
+    /// Whether [`small_disk`](ClusterOptions::small_disk) was asked for, which is not to be had everywhere.
+    pub fn has_small_disk(&self) -> bool {
+        self.small_disk.is_some()
+    }
+
     fn configuration(&self, endpoint: &Endpoint) -> String {
         let socket_dir = endpoint.socket_dir().display().to_string();
         let port = endpoint.port().to_string();
@@ -107,6 +131,7 @@ fn quote(value: &str) -> String {
 pub struct Cluster {
     // Declared, and so dropped, before the folder is removed.
     server: Option<Server>,
+    small_disk: Option<SmallDisk>,
     postgres: Postgres,
     endpoint: Endpoint,
     folder: PathBuf,
@@ -119,9 +144,50 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a new cluster and waits until it accepts connections.
     pub fn start(postgres: &Postgres, options: ClusterOptions) -> Result<Cluster> {
+        Cluster::start_on(postgres, options, |data_dir| copy_tree(&postgres.template()?, data_dir))
+    }
+
+    /// Starts a physical standby of this cluster, which streams from it.
+    pub fn start_standby(&self, options: ClusterOptions) -> Result<Cluster> {
+        Cluster::start_on(&self.postgres, options, |data_dir| self.back_up(data_dir, &["--write-recovery-conf"]))
+    }
+
+    /// Starts a cluster on a base backup of this one, as after a restore: it goes its own way.
+    pub fn start_restored(&self, options: ClusterOptions) -> Result<Cluster> {
+        Cluster::start_on(&self.postgres, options, |data_dir| self.back_up(data_dir, &[]))
+    }
+
+    fn back_up(&self, data_dir: &Path, more: &[&str]) -> Result<()> {
+        let folder = data_dir.display().to_string();
+        let arguments = ["--pgdata", &folder, "--checkpoint", "fast", "--wal-method", "stream", "--no-sync"];
+        let output = self.run("pg_basebackup", &[&arguments, more].concat())?;
+        if !output.status.success() {
+            bail!("pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    /// Starts a cluster on what `prepare` puts into its data directory.
+    fn start_on(
+        postgres: &Postgres,
+        options: ClusterOptions,
+        prepare: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Cluster> {
         let folder = postgres.cluster_folder()?;
-        let data_dir = folder.join("data");
-        copy_tree(&postgres.template()?, &data_dir)?;
+        let small_disk = match options.small_disk {
+            Some((megabytes, _)) => Some(SmallDisk::mount(&folder.join("small"), megabytes, postgres.account())?),
+            None => None,
+        };
+        let on_it = matches!(options.small_disk, Some((_, Holds::Data)));
+        let data_dir = folder.join(if on_it { "small/data" } else { "data" });
+        prepare(&data_dir)?;
+        if on_it {
+            let (inside, outside) = (data_dir.join("pg_wal"), folder.join("wal"));
+            copy_tree(&inside, &outside)?;
+            fs::remove_dir_all(&inside)?;
+            symlink(&outside, &inside)?;
+            postgres.account().own_all(&outside)?;
+        }
         postgres.account().own_all(&data_dir)?;
         let port = if options.tcp { free_port()? } else { 5432 };
         let endpoint = Endpoint::new(&folder, port, options.tcp);
@@ -131,6 +197,7 @@ impl Cluster {
         let log = folder.join("log");
         let mut cluster = Cluster {
             server: None,
+            small_disk,
             postgres: postgres.clone(),
             endpoint,
             folder,
@@ -161,6 +228,11 @@ impl Cluster {
     /// Its data directory.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// Its small disk; an error if it was started without one.
+    pub fn small_disk(&self) -> Result<&SmallDisk> {
+        self.small_disk.as_ref().context("the cluster has no small disk")
     }
 
     /// Its address, for connections in databases of any name.
@@ -342,6 +414,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.server = None;
+        self.small_disk = None;
         if !self.left {
             // What stays is removed with the run's folder.
             let _ = fs::remove_dir_all(&self.folder);

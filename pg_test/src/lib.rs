@@ -24,6 +24,7 @@ pub mod policy;
 pub mod regress;
 pub mod server;
 pub mod setup;
+pub mod small_disk;
 pub mod suite;
 pub mod ui;
 pub mod wait;

@@ -16,6 +16,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
 
 use crate::account::Account;
+use crate::small_disk::unmount_below;
 use crate::wait::within;
 
 const PREFIX: &str = "holdfast-";
@@ -95,6 +96,7 @@ fn gone(pid: Pid) -> bool {
 }
 
 fn remove(folder: &Path) {
+    unmount_below(folder);
     let removed = within(Duration::from_secs(5), "the folder to be removable", || {
         // A backend on its way out may still create a file under the one we walk.
         Ok(fs::remove_dir_all(folder).is_ok() || !folder.exists())

@@ -55,6 +55,10 @@ enum Task {
         #[arg(long, num_args = 0..=1, default_missing_value = "10", value_name = "MINUTES",
             conflicts_with_all = ["filter", "list", "core_regression"])]
         fuzz: Option<u64>,
+        /// Flood instead, with so many seconds of refusals, and print the figures
+        #[arg(long, num_args = 0..=1, default_missing_value = "60", value_name = "SECONDS",
+            conflicts_with_all = ["filter", "list", "core_regression", "fuzz"])]
+        flood: Option<u64>,
         /// The fuzzer's first seed
         #[arg(long, requires = "fuzz")]
         seed: Option<u64>,
@@ -122,6 +126,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Verify { pg, fuzz: Some(minutes), seed, cassert, .. } => {
             let postgres = prepare(only(pg)?, cassert, &ui)?;
             fuzz::run(&postgres, FuzzOptions { minutes, seed }, &ui)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Verify { pg, flood: Some(seconds), cassert, .. } => {
+            suite::flood::benchmark(&prepare(only(pg)?, cassert, &ui)?, seconds, &ui)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Verify { pg, filter, cassert: true, .. } => {

@@ -28,8 +28,10 @@ mod crash;
 mod crash_safety;
 mod cutover;
 mod destructive;
+mod disk_full;
 mod documentation;
 mod escalation;
+pub mod flood;
 mod foreign_errors;
 mod guard_schema;
 mod guarded;
@@ -97,8 +99,10 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("crash_safety", crash_safety::tests()),
         ("cutover", cutover::tests()),
         ("destructive", destructive::tests()),
+        ("disk_full", disk_full::tests()),
         ("documentation", documentation::tests()),
         ("escalation", escalation::tests()),
+        ("flood", flood::tests()),
         ("foreign_errors", foreign_errors::tests()),
         ("guard_schema", guard_schema::tests()),
         ("harness", harness::tests()),

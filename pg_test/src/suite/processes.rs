@@ -18,7 +18,12 @@ pub fn drains(cluster: &Cluster) -> Result<Vec<i32>> {
 
 /// Process ids of the cluster's server processes whose title begins so: a kind of process, or a role.
 pub fn titled(cluster: &Cluster, title: &str) -> Result<Vec<i32>> {
-    let (postmaster, title) = (cluster.postmaster_pid()?, format!("postgres: {title} "));
+    titled_below(cluster.postmaster_pid()?, title)
+}
+
+/// The same by the postmaster's process id, for threads that outlive a borrow of the cluster.
+pub fn titled_below(postmaster: i32, title: &str) -> Result<Vec<i32>> {
+    let title = format!("postgres: {title} ");
     let children = procfs::process::all_processes()?.flatten().filter(|process| {
         // A process may end while it is looked at.
         let ours = process.stat().is_ok_and(|stat| stat.ppid == postmaster && stat.state != 'Z');

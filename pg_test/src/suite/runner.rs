@@ -15,6 +15,7 @@ use crate::lifecycle::hold_if_interrupted;
 use crate::policy;
 use crate::regress::{self, Driver};
 use crate::setup::Postgres;
+use crate::small_disk::SmallDisk;
 use crate::ui::Ui;
 
 /// As many as the smallest machine has cores; tests mostly wait for the server.
@@ -164,6 +165,9 @@ fn run_test(bench: &Bench, test: &Test) -> Result<Completion> {
             let cluster = bench.cluster()?;
             let mark = cluster.log_mark();
             with_log(run(&cluster), &cluster, mark)?;
+        }
+        Needs::Own(options, _) if options.has_small_disk() && !SmallDisk::possible() => {
+            return Ok(Completion::ignored_with("a small file system can't be mounted; that takes root"));
         }
         Needs::Own(options, run) => {
             let mut cluster = Cluster::start(postgres, options.clone())?;

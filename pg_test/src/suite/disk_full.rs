@@ -1,0 +1,150 @@
+//! No room for the record: refusals refuse all the same, and when there is room again nothing is missing, or known to be.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::Test;
+use super::ledger::{Ledger, Subject};
+use super::provoker::Stage;
+use super::spooled;
+use crate::client::Session;
+use crate::cluster::{Cluster, ClusterOptions, Holds};
+
+/// How long a refusal waits for its event.
+const AUDIT_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// For what takes no time but on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Of full disks.
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::own("nothing_is_lost_while_memory_lasts", all_on_small_disk(1_024), nothing_is_lost_while_memory_lasts),
+        Test::own("what_is_lost_without_any_room_is_counted", all_on_small_disk(16), losses_are_counted),
+        Test::own("spool_takes_what_the_table_cannot", table_on_small_disk(), spool_takes_what_the_table_cannot),
+    ]
+}
+
+/// Table and spool: everything but the write-ahead log.
+fn all_on_small_disk(queue: u32) -> ClusterOptions {
+    options().small_disk(96, Holds::Data).set("holdfast.audit_queue_size", &queue.to_string())
+}
+
+fn table_on_small_disk() -> ClusterOptions {
+    options().small_disk(48, Holds::Nothing)
+}
+
+fn options() -> ClusterOptions {
+    ClusterOptions::new()
+        .set("holdfast.audit_timeout", &AUDIT_TIMEOUT.as_millis().to_string())
+        .set("log_min_messages", "log")
+        // What the background processes would need room for is not what is tested here.
+        .set("autovacuum", "off")
+}
+
+/// Provokes refusals, each of a tenant of its own and with a statement so long that a few of them fill a page.
+fn refuse(session: &mut Session, from: u32, count: u32, ledger: &mut Ledger) -> Result<Duration> {
+    let (mut longest, comment) = (Duration::ZERO, "x".repeat(2_500));
+    for n in from..from + count {
+        let (start, tenant) = (Instant::now(), format!("tenant {n}"));
+        let refusal = session.refused(&format!("INSERT INTO orders VALUES ('{tenant}', '{comment}')"))?;
+        longest = longest.max(start.elapsed());
+        ensure!(refusal.code == "WG001", "{refusal:?}");
+        ledger.told(Subject::new("not_owner", "public.orders", &tenant), 1);
+    }
+    Ok(longest)
+}
+
+/// The extension's own lines; each kind may come once a minute.
+fn complaints(cluster: &Cluster, mark: u64) -> Result<Vec<String>> {
+    let log = cluster.log_since(mark)?;
+    let ours = log.lines().filter_map(|line| line.split_once("LOG:  holdfast: "));
+    // What the line is about ends where its reason begins.
+    Ok(ours.map(|(_, text)| text.split(':').next().unwrap_or_default().to_owned()).collect())
+}
+
+fn told_once_a_minute(cluster: &Cluster, mark: u64, minutes: usize) -> Result<()> {
+    let mut kinds = complaints(cluster, mark)?;
+    kinds.sort_unstable();
+    let all = kinds.clone();
+    kinds.dedup();
+    ensure!(!kinds.is_empty(), "no word of it in the log:\n{}", cluster.log_tail(mark));
+    ensure!(all.len() <= kinds.len() * minutes, "one line a minute of each kind: {all:?}");
+    // The worker that fails again and again must not fill the log in another way.
+    let lines = cluster.log_since(mark)?.lines().filter(|line| !line.contains("STATEMENT:")).count();
+    ensure!(lines <= 40, "{lines} lines:\n{}", cluster.log_tail(mark));
+    Ok(())
+}
+
+fn minutes(since: Instant) -> usize {
+    1 + usize::try_from(since.elapsed().as_secs() / 60).unwrap_or(usize::MAX - 1)
+}
+
+fn nothing_is_lost_while_memory_lasts(cluster: &mut Cluster) -> Result<()> {
+    let stage = Stage::set(cluster, "full", 0)?;
+    let (mut client, mut ledger) = (stage.database.connect_as(&stage.rebuilt)?, Ledger::default());
+    refuse(&mut client, 0, 5, &mut ledger)?;
+    let (ballast, mark, start) = (cluster.small_disk()?.fill()?, cluster.log_mark(), Instant::now());
+    let longest = refuse(&mut client, 5, 40, &mut ledger)?;
+    ensure!(longest < AUDIT_TIMEOUT * 10, "a refusal waited {longest:?}");
+    client.exec("INSERT INTO orders VALUES ('mine')")?;
+    told_once_a_minute(cluster, mark, minutes(start))?;
+    drop(ballast);
+    spooled::taken_in(cluster, &stage.database, PATIENCE)?;
+    ledger.check(&stage.database)?;
+    // In good health again.
+    refuse(&mut client, 45, 5, &mut ledger)?;
+    ledger.check(&stage.database)?;
+    ensure!(losses(&stage)? == 0, "{} losses are told of", losses(&stage)?);
+    Ok(())
+}
+
+fn losses_are_counted(cluster: &mut Cluster) -> Result<()> {
+    let stage = Stage::set(cluster, "full", 0)?;
+    let (mut client, mut ledger) = (stage.database.connect_as(&stage.rebuilt)?, Ledger::default());
+    let (ballast, mark, start) = (cluster.small_disk()?.fill()?, cluster.log_mark(), Instant::now());
+    refuse(&mut client, 0, 60, &mut ledger)?;
+    told_once_a_minute(cluster, mark, minutes(start))?;
+    drop(ballast);
+    spooled::taken_in(cluster, &stage.database, PATIENCE)?;
+    let mut dba = stage.database.connect()?;
+    crate::wait::within(PATIENCE, "the losses to be told", || Ok(losses(&stage)? > 0))?;
+    let recorded: i64 = dba.one("SELECT sum(occurrences)::int8 FROM holdfast.blocked_writes")?;
+    let lost = losses(&stage)?;
+    ensure!(recorded + lost == 60, "of 60 refusals {recorded} are on record, and {lost} told to be lost");
+    ensure!(recorded >= 16, "the queue of 16 events has kept {recorded}");
+    Ok(())
+}
+
+/// How many events are known to be lost.
+fn losses(stage: &Stage) -> Result<i64> {
+    stage.database.connect()?.one("SELECT coalesce(sum(events), 0)::int8 FROM holdfast.audit_loss")
+}
+
+fn spool_takes_what_the_table_cannot(cluster: &mut Cluster) -> Result<()> {
+    let folder = cluster.small_disk()?.path().join("tables");
+    std::fs::create_dir(&folder)?;
+    cluster.postgres().account().own(&folder)?;
+    let mut observer = cluster.endpoint().observe("postgres")?;
+    observer.batch_execute(&format!("CREATE TABLESPACE small LOCATION '{}'", folder.display()))?;
+    let stage = Stage::set(cluster, "full", 0)?;
+    observer.batch_execute(&format!("ALTER DATABASE {} SET TABLESPACE small", stage.database.name))?;
+    let (mut client, mut ledger) = (stage.database.connect_as(&stage.rebuilt)?, Ledger::default());
+    refuse(&mut client, 0, 5, &mut ledger)?;
+    let (ballast, mark, start) = (cluster.small_disk()?.fill()?, cluster.log_mark(), Instant::now());
+    refuse(&mut client, 5, 40, &mut ledger)?;
+    told_once_a_minute(cluster, mark, minutes(start))?;
+    ensure!(spooled::bytes(&spooled::folder(cluster)) > 0, "nothing is spooled");
+    // What is in the spool outlives the server.
+    cluster.restart(crate::cluster::Shutdown::Kill9)?;
+    drop(ballast);
+    spooled::taken_in(cluster, &stage.database, PATIENCE)?;
+    ledger.check(&stage.database)?;
+    ensure!(losses(&stage)? == 0, "{} losses are told of", losses(&stage)?);
+    // Dropped before its tablespace's disk is gone.
+    drop(client);
+    drop(stage);
+    cluster.endpoint().observe("postgres")?.batch_execute("DROP TABLESPACE small")?;
+    Ok(())
+}
