@@ -68,6 +68,7 @@ mod snapshots;
 mod stats;
 mod status;
 mod spooled;
+mod standby;
 mod storm;
 mod surface;
 mod tamper_commands;
@@ -130,6 +131,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("snapshots", snapshots::tests()),
         ("stats", stats::tests()),
         ("status", status::tests()),
+        ("standby", standby::tests()),
         ("storm", storm::tests()),
         ("surface", surface::tests()),
         ("tamper_commands", tamper_commands::tests()),
