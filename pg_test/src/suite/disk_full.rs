@@ -1,13 +1,14 @@
 //! No room for the record: refusals refuse all the same, and when there is room again nothing is missing, or known to be.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
 use super::Test;
-use super::ledger::{Ledger, Subject};
+use super::ledger::Ledger;
 use super::provoker::Stage;
-use super::spooled;
+use super::spool;
 use crate::client::Session;
 use crate::cluster::{Cluster, ClusterOptions, Holds};
 
@@ -43,17 +44,9 @@ fn options() -> ClusterOptions {
         .set("autovacuum", "off")
 }
 
-/// Provokes refusals, each of a tenant of its own and with a statement so long that a few of them fill a page.
-fn refuse(session: &mut Session, from: u32, count: u32, ledger: &mut Ledger) -> Result<Duration> {
-    let (mut longest, comment) = (Duration::ZERO, "x".repeat(2_500));
-    for n in from..from + count {
-        let (start, tenant) = (Instant::now(), format!("tenant {n}"));
-        let refusal = session.refused(&format!("INSERT INTO orders VALUES ('{tenant}', '{comment}')"))?;
-        longest = longest.max(start.elapsed());
-        ensure!(refusal.code == "WG001", "{refusal:?}");
-        ledger.told(Subject::new("not_owner", "public.orders", &tenant), 1);
-    }
-    Ok(longest)
+/// Provokes refusals of which a few fill a page.
+fn refuse(session: &mut Session, tenants: Range<u32>, ledger: &mut Ledger) -> Result<Duration> {
+    spool::refuse_padded(session, tenants, 1_000, ledger)
 }
 
 /// The extension's own lines; each kind may come once a minute.
@@ -84,19 +77,18 @@ fn minutes(since: Instant) -> usize {
 fn nothing_is_lost_while_memory_lasts(cluster: &mut Cluster) -> Result<()> {
     let stage = Stage::set(cluster, "full", 0)?;
     let (mut client, mut ledger) = (stage.database.connect_as(&stage.rebuilt)?, Ledger::default());
-    refuse(&mut client, 0, 5, &mut ledger)?;
+    refuse(&mut client, 0..5, &mut ledger)?;
     let (ballast, mark, start) = (cluster.small_disk()?.fill()?, cluster.log_mark(), Instant::now());
-    let longest = refuse(&mut client, 5, 40, &mut ledger)?;
+    let longest = refuse(&mut client, 5..45, &mut ledger)?;
     ensure!(longest < AUDIT_TIMEOUT * 10, "a refusal waited {longest:?}");
-    client.exec("INSERT INTO orders VALUES ('mine')")?;
     told_once_a_minute(cluster, mark, minutes(start))?;
     drop(ballast);
-    spooled::taken_in(cluster, &stage.database, PATIENCE)?;
+    spool::taken_in(&stage.database, PATIENCE)?;
     ledger.check(&stage.database)?;
     // In good health again.
-    refuse(&mut client, 45, 5, &mut ledger)?;
+    refuse(&mut client, 45..50, &mut ledger)?;
     ledger.check(&stage.database)?;
-    ensure!(losses(&stage)? == 0, "{} losses are told of", losses(&stage)?);
+    ensure!(spool::losses(&stage.database)? == 0, "{} losses are told of", spool::losses(&stage.database)?);
     Ok(())
 }
 
@@ -104,22 +96,17 @@ fn losses_are_counted(cluster: &mut Cluster) -> Result<()> {
     let stage = Stage::set(cluster, "full", 0)?;
     let (mut client, mut ledger) = (stage.database.connect_as(&stage.rebuilt)?, Ledger::default());
     let (ballast, mark, start) = (cluster.small_disk()?.fill()?, cluster.log_mark(), Instant::now());
-    refuse(&mut client, 0, 60, &mut ledger)?;
+    refuse(&mut client, 0..60, &mut ledger)?;
     told_once_a_minute(cluster, mark, minutes(start))?;
     drop(ballast);
-    spooled::taken_in(cluster, &stage.database, PATIENCE)?;
+    spool::taken_in(&stage.database, PATIENCE)?;
     let mut dba = stage.database.connect()?;
-    crate::wait::within(PATIENCE, "the losses to be told", || Ok(losses(&stage)? > 0))?;
+    crate::wait::within(PATIENCE, "the losses to be told", || Ok(spool::losses(&stage.database)? > 0))?;
     let recorded: i64 = dba.one("SELECT sum(occurrences)::int8 FROM holdfast.blocked_writes")?;
-    let lost = losses(&stage)?;
+    let lost = spool::losses(&stage.database)?;
     ensure!(recorded + lost == 60, "of 60 refusals {recorded} are on record, and {lost} told to be lost");
     ensure!(recorded >= 16, "the queue of 16 events has kept {recorded}");
     Ok(())
-}
-
-/// How many events are known to be lost.
-fn losses(stage: &Stage) -> Result<i64> {
-    stage.database.connect()?.one("SELECT coalesce(sum(events), 0)::int8 FROM holdfast.audit_loss")
 }
 
 fn spool_takes_what_the_table_cannot(cluster: &mut Cluster) -> Result<()> {
@@ -131,17 +118,17 @@ fn spool_takes_what_the_table_cannot(cluster: &mut Cluster) -> Result<()> {
     let stage = Stage::set(cluster, "full", 0)?;
     observer.batch_execute(&format!("ALTER DATABASE {} SET TABLESPACE small", stage.database.name))?;
     let (mut client, mut ledger) = (stage.database.connect_as(&stage.rebuilt)?, Ledger::default());
-    refuse(&mut client, 0, 5, &mut ledger)?;
+    refuse(&mut client, 0..5, &mut ledger)?;
     let (ballast, mark, start) = (cluster.small_disk()?.fill()?, cluster.log_mark(), Instant::now());
-    refuse(&mut client, 5, 40, &mut ledger)?;
+    refuse(&mut client, 5..45, &mut ledger)?;
     told_once_a_minute(cluster, mark, minutes(start))?;
-    ensure!(spooled::bytes(&spooled::folder(cluster)) > 0, "nothing is spooled");
+    ensure!(spool::bytes(&spool::folder(cluster)) > 0, "nothing is spooled");
     // What is in the spool outlives the server.
     cluster.restart(crate::cluster::Shutdown::Kill9)?;
     drop(ballast);
-    spooled::taken_in(cluster, &stage.database, PATIENCE)?;
+    spool::taken_in(&stage.database, PATIENCE)?;
     ledger.check(&stage.database)?;
-    ensure!(losses(&stage)? == 0, "{} losses are told of", losses(&stage)?);
+    ensure!(spool::losses(&stage.database)? == 0, "{} losses are told of", spool::losses(&stage.database)?);
     // Dropped before its tablespace's disk is gone.
     drop(client);
     drop(stage);

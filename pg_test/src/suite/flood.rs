@@ -99,7 +99,7 @@ impl Course {
         on.store(false, Ordering::Relaxed);
         writers.end()?;
         let ledger = flood.end()?;
-        super::spooled::taken_in(cluster, &stage.database, Duration::from_secs(60))?;
+        super::spool::taken_in(&stage.database, Duration::from_secs(60))?;
         let peak = gauge.end()?;
         let agreement = ledger.check(&stage.database)?;
         let rows = stage.database.connect()?.one("SELECT count(*) FROM holdfast.event")?;

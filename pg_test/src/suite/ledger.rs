@@ -75,11 +75,6 @@ impl Ledger {
         }
     }
 
-    /// How many refusals clients were told of.
-    pub fn told_in_all(&self) -> u64 {
-        self.attempts.values().map(|attempts| attempts.told).sum()
-    }
-
     /// Holds it against the record, which must have every refusal that a client was told of exactly once, and at most one
     /// for each attempt whose outcome no client learnt. What else was refused there, the record mustn't know.
     pub fn check(&self, database: &Database) -> Result<Agreement> {

@@ -46,6 +46,7 @@ mod limits;
 mod logical;
 mod metrics;
 mod modes;
+mod no_loss;
 mod passes;
 mod paths;
 mod pgbench;
@@ -68,6 +69,7 @@ mod snapshots;
 mod stats;
 mod status;
 mod spooled;
+mod spool;
 mod standby;
 mod storm;
 mod surface;
@@ -116,6 +118,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("limits", limits::tests()),
         ("metrics", metrics::tests()),
         ("modes", modes::tests()),
+        ("no_loss", no_loss::tests()),
         ("passes", passes::tests()),
         ("paths", paths::tests()),
         ("pgbench", pgbench::tests()),
@@ -131,6 +134,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("snapshots", snapshots::tests()),
         ("stats", stats::tests()),
         ("status", status::tests()),
+        ("spool", spool::tests()),
         ("standby", standby::tests()),
         ("storm", storm::tests()),
         ("surface", surface::tests()),

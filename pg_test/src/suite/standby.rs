@@ -8,7 +8,7 @@ use super::Test;
 use super::guarded::{FOREIGN_WRITE, Guarded};
 use super::processes::{drains, launchers};
 use super::provoker::Stage;
-use super::spooled;
+use super::spool;
 use crate::client::Session;
 use crate::cluster::{Cluster, ClusterOptions, Shutdown};
 use crate::endpoint::Endpoint;
@@ -130,11 +130,11 @@ fn standby_is_read(primary: &mut Cluster) -> Result<()> {
     client.rows("SELECT * FROM orders FOR KEY SHARE").err().context("a standby locks no rows")?;
     client.rows("SELECT * FROM orders")?;
     ensure!(launchers(&standby.cluster)?.is_empty() && drains(&standby.cluster)?.is_empty(), "a worker on a standby");
-    ensure!(spooled::bytes(&spooled::folder(&standby.cluster)) == 0, "a standby has spooled something");
+    ensure!(spool::bytes(&spool::folder(&standby.cluster)) == 0, "a standby has spooled something");
 
     standby.promote()?;
     let there = standby.cluster.existing_database(&guarded.database.name);
-    spooled::taken_in(&standby.cluster, &there, PATIENCE)?;
+    spool::taken_in(&there, PATIENCE)?;
     let mut promoted = there.connect()?;
     ensure!(
         promoted.one::<i64>("SELECT count(*) FROM holdfast.blocked_writes")? == 1,
@@ -158,7 +158,7 @@ fn standby_is_away(primary: &mut Cluster) -> Result<()> {
         ensure!(client.refused(FOREIGN_WRITE)?.code == "WG001");
     }
     standby.cluster.start_again()?;
-    spooled::taken_in(primary, &guarded.database, PATIENCE)?;
+    spool::taken_in(&guarded.database, PATIENCE)?;
     ensure!(guarded.recorded()? == (6, 6), "{:?}", guarded.recorded()?);
     standby.cluster.stop(Shutdown::Fast)?;
     for _ in 0..5 {
@@ -169,7 +169,7 @@ fn standby_is_away(primary: &mut Cluster) -> Result<()> {
     primary.configure(&[("synchronous_standby_names", "")])?;
     std::fs::remove_file(primary.data_dir().join("postgresql.auto.conf"))?;
     primary.start_again()?;
-    spooled::taken_in(primary, &guarded.database, PATIENCE)?;
+    spool::taken_in(&guarded.database, PATIENCE)?;
     ensure!(guarded.recorded()? == (11, 11), "{:?}", guarded.recorded()?);
     Ok(())
 }
@@ -183,29 +183,29 @@ fn spool_in_a_backup(primary: &mut Cluster) -> Result<()> {
     for _ in 0..3 {
         client.refused(FOREIGN_WRITE)?;
     }
-    ensure!(spooled::bytes(&spooled::folder(primary)) > 0, "nothing is spooled");
+    ensure!(spool::bytes(&spool::folder(primary)) > 0, "nothing is spooled");
     let standby = Standby::of(primary)?;
     let restored = primary.start_restored(ClusterOptions::new())?;
     for (copy, cluster) in [("standby", &standby.cluster), ("restored", &restored)] {
-        let there = spooled::folder(cluster);
-        ensure!(copy == "restored" || spooled::bytes(&there) > 0, "the backup has no spool in {}", there.display());
+        let there = spool::folder(cluster);
+        ensure!(copy == "restored" || spool::bytes(&there) > 0, "the backup has no spool in {}", there.display());
     }
     locker.exec("COMMIT")?;
     drop(client);
-    spooled::taken_in(primary, &guarded.database, PATIENCE)?;
+    spool::taken_in(&guarded.database, PATIENCE)?;
     ensure!(guarded.recorded()?.0 == 4, "{:?}", guarded.recorded()?);
 
     // The standby has the events from the primary, and their spool from the backup.
     standby.catch_up(primary)?;
     standby.promote()?;
     let promoted = standby.cluster.existing_database(&guarded.database.name);
-    spooled::taken_in(&standby.cluster, &promoted, PATIENCE)?;
+    spool::taken_in(&promoted, PATIENCE)?;
     let count = "SELECT sum(occurrences)::int8 FROM holdfast.blocked_writes";
     ensure!(promoted.connect()?.one::<i64>(count)? == 4, "{}", promoted.connect()?.one::<i64>(count)?);
 
     // The restored server has them from the spool alone.
     let restored_database = restored.existing_database(&guarded.database.name);
-    spooled::taken_in(&restored, &restored_database, PATIENCE)?;
+    spool::taken_in(&restored_database, PATIENCE)?;
     let there: i64 = restored_database.connect()?.one(count)?;
     ensure!(there == 4, "{there} on the restored server");
     Ok(())

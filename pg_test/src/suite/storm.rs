@@ -77,5 +77,5 @@ fn rage(cluster: &mut Cluster, stage: &Stage, provocation: &Provocation, seed: u
 /// Everything that waits to be recorded is, wherever it waits.
 fn settle(cluster: &mut Cluster, stage: &Stage) -> Result<()> {
     cluster.restart(Shutdown::Fast)?;
-    super::spooled::taken_in(cluster, &stage.database, PATIENCE)
+    super::spool::taken_in(&stage.database, PATIENCE)
 }

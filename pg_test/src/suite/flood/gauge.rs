@@ -11,7 +11,7 @@ use procfs::process::Process;
 use crate::cluster::Cluster;
 use crate::database::Database;
 use crate::suite::processes::titled_below;
-use crate::suite::spooled;
+use crate::suite::spool;
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -34,14 +34,14 @@ impl Gauge {
     /// Begins to look.
     pub fn watch(cluster: &Cluster) -> Result<Gauge> {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, postmaster, folder) = (Arc::clone(&stop), cluster.postmaster_pid()?, spooled::folder(cluster));
+        let (stopped, postmaster, folder) = (Arc::clone(&stop), cluster.postmaster_pid()?, spool::folder(cluster));
         let watch = std::thread::spawn(move || {
             let mut peak = Peak::default();
             while !stopped.load(Ordering::Relaxed) {
                 for pid in titled_below(postmaster, "holdfast")? {
                     peak.memory = peak.memory.max(own_memory(pid));
                 }
-                peak.spool = peak.spool.max(spooled::bytes(&folder));
+                peak.spool = peak.spool.max(spool::bytes(&folder));
                 std::thread::sleep(INTERVAL);
             }
             Ok(peak)
