@@ -27,6 +27,7 @@ mod coverage;
 mod crash;
 mod crash_safety;
 mod cutover;
+mod databases;
 mod destructive;
 mod disk_full;
 mod documentation;
@@ -101,6 +102,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("crash", crash::tests()),
         ("crash_safety", crash_safety::tests()),
         ("cutover", cutover::tests()),
+        ("databases", databases::tests()),
         ("destructive", destructive::tests()),
         ("disk_full", disk_full::tests()),
         ("documentation", documentation::tests()),
