@@ -14,6 +14,8 @@ COMMENT ON TABLE holdfast.audit_batch IS 'Which of the workers'' transactions ar
 COMMENT ON TABLE holdfast.audit_loss IS 'Events that are known to have happened and could not be recorded';
 COMMENT ON TABLE holdfast.policy_change IS 'Every change of the policy tables: by whom, from where, the row before and after';
 COMMENT ON TABLE holdfast.event IS 'Every refusal and would-be refusal, and what is done in break-glass';
+COMMENT ON TABLE holdfast.event_overflow IS 'Events whose day has no partition';
+COMMENT ON TABLE holdfast.event_hour IS 'Events counted by hour, backend, rule, table and tenant';
 
 COMMENT ON VIEW holdfast.status IS 'Where the migration stands, a line each';
 COMMENT ON VIEW holdfast.stats IS 'How often each rule was asked, and what came of it, since the server started';
@@ -56,6 +58,7 @@ COMMENT ON FUNCTION holdfast.freeze IS 'Stops all writes to a tenant, until a ti
 COMMENT ON FUNCTION holdfast.unfreeze IS 'Ends a freeze';
 COMMENT ON FUNCTION holdfast.cascade_preview IS 'What a DELETE would take with it through foreign keys';
 COMMENT ON FUNCTION holdfast.flush_events IS 'Waits until the events queued now are committed; returns how many';
+COMMENT ON FUNCTION holdfast.prune_events IS 'Removes events older than that; returns how many refusals they stood for';
 COMMENT ON FUNCTION holdfast.grant_operator IS 'Lets a role call every function and read every view';
 COMMENT ON FUNCTION holdfast.grant_auditor IS 'Lets a role read every view';
 COMMENT ON FUNCTION holdfast.break_glass IS 'Lets no rule stop this session for a while, and records what it does';

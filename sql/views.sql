@@ -142,18 +142,19 @@ ORDER BY oid::regclass::text;
 CREATE VIEW holdfast.blocked_writes AS
 SELECT id, at, backend, rule, sqlstate, outcome, command,
     CASE WHEN table_name IS NOT NULL THEN pg_catalog.format('%I.%I', schema_name, table_name) END AS relation,
-    tenant, owner, occurrences, usename, application_name, client_addr, pid, query, message
-FROM holdfast.event
+    tenant, owner, occurrences, last_at, usename, application_name, client_addr, pid, query, message
+FROM (SELECT * FROM holdfast.event UNION ALL SELECT * FROM holdfast.event_overflow) AS event
 ORDER BY at DESC, id DESC;
 
+-- A restore, or a publisher, may have brought counts of the same hour.
 CREATE VIEW holdfast.blocked_summary AS
-SELECT pg_catalog.date_trunc('hour', at) AS hour, backend, rule,
+SELECT hour, backend, rule,
     CASE WHEN table_name IS NOT NULL THEN pg_catalog.format('%I.%I', schema_name, table_name) END AS relation,
     tenant, outcome, pg_catalog.sum(occurrences)::bigint AS occurrences,
-    pg_catalog.min(at) AS first_at, pg_catalog.max(last_at) AS last_at
-FROM holdfast.event
-GROUP BY 1, 2, 3, 4, 5, 6
-ORDER BY 1 DESC, 7 DESC;
+    pg_catalog.min(first_at) AS first_at, pg_catalog.max(last_at) AS last_at
+FROM holdfast.event_hour
+GROUP BY hour, backend, rule, schema_name, table_name, tenant, outcome
+ORDER BY hour DESC, occurrences DESC;
 
 CREATE VIEW holdfast.stats AS
 SELECT backend, rule, checked, passed, observed, refused, break_glass, since

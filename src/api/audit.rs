@@ -1,11 +1,13 @@
 //! Audit: the views are in sql/views.sql.
 
-use pgrx::datum::TimestampWithTimeZone;
+use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::iter::TableIterator;
 use pgrx::{PgSqlErrorCode, name, pg_extern, search_path};
 
+use super::{fetch, required};
 use crate::pg::audit::{self, DrainState};
 use crate::pg::report::error;
+use crate::pg::session;
 
 /// Waits until the events of this database that are queued or in the spool now are committed; how many were queued.
 #[pg_extern]
@@ -62,4 +64,29 @@ fn audit_health() -> TableIterator<
         )
     });
     TableIterator::new(rows.collect::<Vec<_>>())
+}
+
+/// Removes the events that are older than that; how many refusals and would-be refusals they stood for.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn prune_events(older_than: Option<Interval>) -> i64 {
+    let older_than = required(older_than, "older_than");
+    let cut = "SELECT clock_timestamp() - $1 WHERE $1 >= interval '0'";
+    let Some(cut) = fetch::<TimestampWithTimeZone>(cut, &[older_than.into()]) else {
+        error(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "parameter \"older_than\" must not be negative",
+            "",
+            "Say how old events may become: '30 days' removes what was recorded before that.",
+        )
+    };
+    match session::operate(|| audit::retention::prune(cut)) {
+        Ok(removed) => removed,
+        Err(_) => error(
+            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+            "events are being read, so that none could be removed",
+            "Whole days go at once, which must wait for those who read the table, and keeps others waiting meanwhile.",
+            "Try again when they have finished: a dump, or a transaction that is still open after reading a view.",
+        ),
+    }
 }

@@ -129,13 +129,17 @@ impl Catalog {
         self.ownership_key
     }
 
-    /// Whether a table of the extension has no row.
+    /// Whether a table of the extension has no row, but for those of its partitions.
     pub fn is_empty(&self, table: pg_sys::Oid) -> bool {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         // SAFETY: as the server reads a table by a fresh catalog snapshot, up to the first row.
         unsafe {
             let relation = pg_sys::try_table_open(table, lock);
             if relation.is_null() {
+                return true;
+            }
+            if (*relation).rd_tableam.is_null() {
+                pg_sys::table_close(relation, lock);
                 return true;
             }
             let (snapshot, keys) = (std::ptr::null_mut(), std::ptr::null_mut());

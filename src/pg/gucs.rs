@@ -28,6 +28,9 @@ static AUDIT_SPOOL_SIZE: GucSetting<i32> = GucSetting::<i32>::new(64);
 /// stay out of a table that auditors read.
 static AUDIT_QUERY: GucSetting<AuditQuery> = GucSetting::<AuditQuery>::new(AuditQuery::normalized);
 
+/// How long events are kept, in minutes; 0 = for ever. Default 90 days.
+static AUDIT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(90 * 24 * 60);
+
 /// Values of `holdfast.audit_query`, spelled as SQL spells them.
 #[allow(non_camel_case_types, reason = "pgrx takes the value's name from the variant's")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
@@ -106,6 +109,16 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    GucRegistry::define_int_guc(
+        c"holdfast.audit_retention",
+        c"How long events are kept.",
+        c"Older ones are removed, whole days at a time; 0 keeps them for ever.",
+        &AUDIT_RETENTION,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MIN,
+    );
     // SAFETY: called once at load, on the postmaster's only thread.
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"holdfast".as_ptr()) };
 }
@@ -143,4 +156,9 @@ pub fn audit_spool_size() -> u64 {
 /// `holdfast.audit_query`.
 pub fn audit_query() -> AuditQuery {
     AUDIT_QUERY.get()
+}
+
+/// `holdfast.audit_retention`, in minutes; 0 = for ever.
+pub fn audit_retention() -> i32 {
+    AUDIT_RETENTION.get()
 }

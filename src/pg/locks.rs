@@ -226,7 +226,7 @@ fn wait_for(tag: Tag, mode: pg_sys::LOCKMODE, patience: Patience) -> Result<(), 
 
 /// Waits for a lock under Postgres's own `lock_timeout`, set for this wait alone; a shorter one of the user stays in force
 /// and its error passes unchanged.
-fn within(patience: Patience, lock: impl FnOnce() + UnwindSafe + RefUnwindSafe) -> Result<(), TimedOut> {
+pub fn within(patience: Patience, lock: impl FnOnce() + UnwindSafe + RefUnwindSafe) -> Result<(), TimedOut> {
     // SAFETY: a plain read of the setting.
     let theirs = unsafe { pg_sys::LockTimeout };
     if theirs > 0 && theirs <= patience.milliseconds {

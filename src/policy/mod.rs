@@ -21,6 +21,7 @@
 //! | [`rules`] | the name, SQLSTATE and wording of every refusal |
 //! | [`events`] | what is recorded of a refusal |
 //! | [`query_text`] | what an event keeps of a statement |
+//! | [`flood`] | which events are counted in a row that is there |
 //! | [`setting`] | which settings a backend may not loosen |
 //! | [`set`] | all of a database's policy, as one value |
 
@@ -29,6 +30,7 @@ pub mod cascade;
 pub mod command;
 pub mod end_date;
 pub mod events;
+pub mod flood;
 pub mod glass;
 pub mod identity;
 pub mod limits;

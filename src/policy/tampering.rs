@@ -45,9 +45,24 @@ pub fn check_own_table(
     table: &TableName,
     restoring: bool,
 ) -> Option<Refusal> {
-    let bound = matches!(identity.trust(), Some(Trust::Unproven | Trust::Retired));
-    let restores = command == WriteCommand::Insert && restoring && !bound;
+    let restores = command == WriteCommand::Insert && may_restore(identity, restoring);
     (!restores).then(|| Refusal::own_table(attempt(identity, command.as_str(), Some(table))))
+}
+
+/// Whether a command may empty a table of the extension, as pg_restore with several jobs does before it loads one.
+/// `restoring`: whether that may be so, and nothing is there that would be lost.
+pub fn check_own_emptied(attempt: Attempt, identity: &Identity, restoring: bool) -> Option<Refusal> {
+    (!may_restore(identity, restoring)).then(|| Refusal::own_table(attempt))
+}
+
+/// Whether a command may change a table of the extension: one that gives a partition of the event table its key back comes
+/// out of a dump when the policy may be there already. `restoring`: whether that may be so.
+pub fn check_own_structure(identity: &Identity, command: &str, object: &str, restoring: bool) -> Option<Refusal> {
+    (!may_restore(identity, restoring)).then(|| check_part(identity, command, object))
+}
+
+fn may_restore(identity: &Identity, restoring: bool) -> bool {
+    restoring && !matches!(identity.trust(), Some(Trust::Unproven | Trust::Retired))
 }
 
 /// What a GRANT or REVOKE is on.
@@ -152,6 +167,16 @@ mod tests {
         }
         let nobody = Identity { backend: None, base: None, source: Source::Nothing };
         assert_eq!(check_own_table(&nobody, Insert, &table(), true), None);
+    }
+
+    #[test]
+    fn own_tables_get_their_keys_back_in_a_restore_only() {
+        for (trust, restoring, refused) in
+            [(Trust::Proven, true, false), (Trust::Proven, false, true), (Trust::Unproven, true, true)]
+        {
+            let refusal = check_own_structure(&session(trust), "ALTER TABLE", "table holdfast.event_1", restoring);
+            assert_eq!(refusal.is_some(), refused, "{trust} {restoring}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::memory::{self, Complaint};
 use super::spool::{self, TakenFile};
 use super::store::{self, Row};
 use super::workers::{self, Taken};
-use super::{ledger, queue};
+use super::{days, ledger, queue, retention};
 use crate::pg::{compat, report, session};
 use crate::policy::events::Event;
 use crate::policy::spool::{self as format, Batch, Contents, Record};
@@ -45,6 +45,7 @@ pub extern "C-unwind" fn holdfast_drain_main(argument: pg_sys::Datum) {
         pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(compat::die));
     }
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
+    store::settle_settings();
     commit_durably();
     // SAFETY: this process's own latch.
     let batch = workers::drain_started(database, unsafe { pg_sys::MyLatch });
@@ -62,6 +63,9 @@ pub extern "C-unwind" fn holdfast_drain_main(argument: pg_sys::Datum) {
                     return;
                 }
             }
+        }
+        if retention::step() {
+            continue;
         }
         let left = LINGER.saturating_sub(last.elapsed());
         if left.is_zero() && workers::drain_may_stop(database) {
@@ -116,8 +120,8 @@ struct Spool {
 }
 
 /// Why a transaction was given up.
-struct Failure {
-    message: String,
+pub(super) struct Failure {
+    pub(super) message: String,
     /// Whether the events themselves are to blame, and not the state of the database.
     by_data: bool,
 }
@@ -146,6 +150,7 @@ impl Worker {
         }
         let records: Vec<Record> = taken.iter().filter_map(record).collect();
         let (batch, database) = (self.batch, self.database);
+        days::make_room(&records);
         let outcome = storing(
             || {
                 let stored = store(&records);
@@ -180,6 +185,7 @@ impl Worker {
         let end = spool.contents.records.len().min(spool.done + if self.cautious { 1 } else { CHUNK });
         let chunk = spool.contents.records.get(spool.done..end).unwrap_or(&[]);
         let damages = if spool.done == 0 { spool.contents.damages } else { 0 };
+        days::make_room(chunk);
         let outcome = storing(
             || {
                 let stored = store(chunk);
@@ -261,7 +267,7 @@ impl Failure {
 
 /// Runs `work` in a transaction of its own, and `committed` right behind the commit, uninterrupted: what is committed is
 /// known to be, so that it isn't committed again.
-fn transaction<R>(work: impl FnOnce() -> R, committed: impl FnOnce(&R)) -> Result<R, Failure> {
+pub(super) fn transaction<R>(work: impl FnOnce() -> R, committed: impl FnOnce(&R)) -> Result<R, Failure> {
     let run = || {
         // SAFETY: a transaction as `exec_simple_query` runs one. An error leaves interrupts as Postgres's recovery sets
         // them.

@@ -4,11 +4,13 @@
 //! worker has committed it ([`drain`]); only then is the error raised. So an application never sees a refusal that isn't
 //! in `blocked_writes`. What is merely observed doesn't wait.
 
+mod days;
 mod drain;
 mod launcher;
 mod ledger;
 mod memory;
 mod queue;
+pub mod retention;
 mod spool;
 mod store;
 mod workers;

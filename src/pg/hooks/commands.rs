@@ -5,7 +5,7 @@ use std::ptr;
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::{aftermath, grants, objects, prepared};
+use super::{aftermath, grants, objects, own_tables, prepared};
 use crate::pg::report::Report;
 use crate::pg::session::{self, Session};
 use crate::pg::{audit, compat, partitions, relation, trigger};
@@ -155,8 +155,11 @@ unsafe fn check_guard(
     let ours = { relations }.find(|oid| objects::is_ours(session, class, *oid) && compat::owns(class, *oid));
     if let Some(oid) = ours {
         aftermath::is_judged();
-        let refusal = tampering::check_part(identity, name, &objects::description(class, oid, 0));
-        return audit::settle(session, refusal);
+        // SAFETY: as above.
+        let restoring = unsafe { own_tables::may_get_key(session, statement, oid) };
+        let object = objects::description(class, oid, 0);
+        let refusal = tampering::check_own_structure(identity, name, &object, restoring);
+        return refusal.map_or(ptr::null(), |r| audit::settle(session, r));
     }
     // SAFETY: as above.
     unsafe {

@@ -8,7 +8,7 @@ use std::ptr;
 use once_cell::sync::OnceCell;
 use pgrx::{pg_guard, pg_sys};
 
-use super::{aftermath, drops, functions, objects};
+use super::{aftermath, drops, functions, objects, own_tables};
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
 use crate::pg::{audit, compat, glass, relation, settings, tenants, trigger};
@@ -198,7 +198,8 @@ unsafe extern "C-unwind" fn truncate(oid: pg_sys::Oid) -> *const Report {
         return ptr::null();
     }
     if relation.ours {
-        return audit::settle(&session, Refusal::own_table(attempt()));
+        let refusal = tampering::check_own_emptied(attempt(), identity, own_tables::may_be_emptied(&session, oid));
+        return refusal.map_or(ptr::null(), |r| audit::settle(&session, r));
     }
     if table.class.guarded() {
         glass::note_write(&session, TRUNCATE.name, &table.name);

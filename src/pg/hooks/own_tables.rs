@@ -5,10 +5,10 @@ use std::cell::RefCell;
 
 use pgrx::pg_sys;
 
-use crate::pg::audit;
-use crate::pg::relation::Relation;
+use crate::pg::relation::{self, Relation};
 use crate::pg::report::Report;
 use crate::pg::session::Session;
+use crate::pg::{audit, compat};
 use crate::policy::surface::WriteCommand;
 use crate::policy::tampering;
 
@@ -35,6 +35,31 @@ pub(super) fn check(
     std::ptr::null()
 }
 
+/// Whether a TRUNCATE of one of them is a restore's, which loses nothing.
+pub(super) fn may_be_emptied(session: &Session, oid: pg_sys::Oid) -> bool {
+    may_be_restored(session) && is_empty(session, oid)
+}
+
+/// Whether a command may be a restore's that gives a partition of the event table its key back.
+///
+/// # Safety
+/// `statement` is a parsed command.
+pub(super) unsafe fn may_get_key(session: &Session, statement: *mut pg_sys::Node, oid: pg_sys::Oid) -> bool {
+    // SAFETY: a node is cast to the type that its tag, or the kind of command, names; the look-up is of a relation by number.
+    let adds_key = unsafe {
+        if (*statement).type_ != pg_sys::NodeTag::T_AlterTableStmt || !pg_sys::get_rel_relispartition(oid) {
+            return false;
+        }
+        let commands = (*statement.cast::<pg_sys::AlterTableStmt>()).cmds;
+        (0..compat::list_length(commands)).all(|n| {
+            let command = &*compat::list_nth(commands, n).cast::<pg_sys::AlterTableCmd>();
+            command.subtype == pg_sys::AlterTableType::AT_AddConstraint
+                && (*command.def.cast::<pg_sys::Constraint>()).contype == pg_sys::ConstrType::CONSTR_PRIMARY
+        })
+    };
+    adds_key && may_be_restored(session)
+}
+
 /// Whether the policy came out of a dump, or is still coming: no table was classified here yet, or one has another number
 /// than when it was.
 fn may_be_restored(session: &Session) -> bool {
@@ -46,7 +71,7 @@ fn is_empty(session: &Session, oid: pg_sys::Oid) -> bool {
     if FILLED.with(|filled| filled.borrow().contains(&oid)) {
         return true;
     }
-    let empty = session.catalog.is_empty(oid);
+    let empty = session.catalog.is_empty(oid) && relation::inheritors(oid).iter().all(|o| session.catalog.is_empty(*o));
     if empty {
         FILLED.with(|filled| filled.borrow_mut().push(oid));
     }

@@ -1,9 +1,9 @@
 -- Everything that an attempt might change, a line each: what it is, and a checksum. One SELECT for each table, sequence
--- and large object comes from stage.rs.
+-- and large object comes from stage.rs. The worker makes partitions of the event table when it needs them.
 WITH watched AS MATERIALIZED (
     SELECT oid AS schema FROM pg_namespace WHERE nspname IN ('shop', 'holdfast', 'public')
 ), relations AS MATERIALIZED (
-    SELECT c.* FROM pg_class c JOIN watched ON c.relnamespace = schema
+    SELECT c.* FROM pg_class c JOIN watched ON c.relnamespace = schema WHERE relname !~ '^event_\d'
 )
 SELECT 'relations', md5(string_agg((c.oid, relname, relnamespace, relowner, relkind, relpersistence, relacl, reloptions,
         relrowsecurity, relforcerowsecurity, relispartition, pg_get_expr(relpartbound, c.oid), relreplident)::text, ''
@@ -23,14 +23,14 @@ UNION ALL SELECT 'rules', md5(string_agg((ev_class, rulename, ev_enabled, is_ins
 UNION ALL SELECT 'policies', md5(string_agg((polrelid, polname)::text, '' ORDER BY polrelid, polname))
     FROM pg_policy JOIN relations ON polrelid = relations.oid
 UNION ALL SELECT 'constraints', md5(string_agg((c.oid, conname, conrelid, convalidated)::text, '' ORDER BY c.oid))
-    FROM pg_constraint c JOIN watched ON connamespace = schema
+    FROM pg_constraint c JOIN watched ON connamespace = schema WHERE conrelid::regclass::text !~ '^holdfast.event_\d'
 UNION ALL SELECT 'inheritance', md5(string_agg((inhrelid, inhparent)::text, '' ORDER BY inhrelid, inhparent))
     FROM pg_inherits JOIN relations ON inhparent = relations.oid
 UNION ALL SELECT 'functions', md5(string_agg((p.oid, proname, prosrc, probin, proowner, proconfig, prosecdef, proacl)::text, ''
         ORDER BY p.oid))
     FROM pg_proc p JOIN watched ON pronamespace = schema
 UNION ALL SELECT 'types and operators', md5(string_agg(name, '' ORDER BY name)) FROM (
-        SELECT typname FROM pg_type JOIN watched ON typnamespace = schema
+        SELECT typname FROM pg_type JOIN watched ON typnamespace = schema WHERE typname !~ '^_?event_\d'
         UNION ALL SELECT oprname FROM pg_operator JOIN watched ON oprnamespace = schema) AS named (name)
 UNION ALL SELECT 'schemas', md5(string_agg((oid, nspname, nspowner, nspacl)::text, '' ORDER BY oid))
     FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp'

@@ -32,14 +32,15 @@ const OWNERSHIP: [&str; 10] = [
     "flush_events()",
 ];
 
+/// Not events: a flood of them is counted in one.
 const RECORDED: &str =
-    "SELECT id, rule, sqlstate FROM holdfast.event WHERE id > $1 AND outcome = 'refused' ORDER BY id";
+    "SELECT rule, sqlstate, sum(occurrences)::bigint FROM holdfast.event WHERE outcome = 'refused' GROUP BY 1, 2";
 
 /// A checksum for everything that must not change.
 pub type Contents = BTreeMap<String, Option<String>>;
 
 /// A refusal on record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Recorded {
     /// The rule.
     pub rule: String,
@@ -63,7 +64,7 @@ pub struct Stage {
     pub has_dblink: bool,
     contents: Statement,
     recorded: Statement,
-    seen: i64,
+    seen: BTreeMap<Recorded, i64>,
     socket: String,
     port: u16,
     _bystander: Session,
@@ -82,7 +83,7 @@ impl Stage {
             observer,
             baseline: Contents::new(),
             has_dblink: false,
-            seen: 0,
+            seen: BTreeMap::new(),
             socket: cluster.socket_dir().display().to_string(),
             port: cluster.port(),
             database,
@@ -100,7 +101,7 @@ impl Stage {
             stage.operate(&format!("SELECT holdfast.{change}"))?;
         }
         let tables = "SELECT format('UNION ALL SELECT %L, md5(string_agg(t::text, '''' ORDER BY t::text)) FROM ONLY %s t', oid::regclass, oid::regclass)
-            FROM pg_class WHERE relnamespace IN ('shop'::regnamespace, 'holdfast'::regnamespace) AND relkind = 'r' AND relname <> 'event'
+            FROM pg_class WHERE relnamespace IN ('shop'::regnamespace, 'holdfast'::regnamespace) AND relkind = 'r' AND relname !~ '^event_'
             UNION ALL SELECT format('UNION ALL SELECT %L, last_value || '' '' || is_called FROM %s', oid::regclass, oid::regclass)
             FROM pg_class WHERE relnamespace IN ('shop'::regnamespace, 'holdfast'::regnamespace) AND relkind = 'S' AND relname <> 'event_id_seq'";
         let tables: Vec<String> = stage.observer.rows(tables)?.into_iter().flatten().flatten().collect();
@@ -153,11 +154,13 @@ impl Stage {
 
     /// The refusals on record since this was asked last.
     pub fn recorded(&mut self) -> Result<Vec<Recorded>> {
-        let rows = self.observer.query(&self.recorded, &[&self.seen])?;
+        let rows = self.observer.query(&self.recorded, &[])?;
         let mut recorded = Vec::new();
         for row in rows {
-            self.seen = row.try_get(0)?;
-            recorded.push(Recorded { rule: row.try_get(1)?, sqlstate: row.try_get(2)? });
+            let refusal = Recorded { rule: row.try_get(0)?, sqlstate: row.try_get(1)? };
+            let count: i64 = row.try_get(2)?;
+            let before = self.seen.insert(refusal.clone(), count).unwrap_or(0);
+            recorded.extend((before..count).map(|_| refusal.clone()));
         }
         Ok(recorded)
     }

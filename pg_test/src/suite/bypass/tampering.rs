@@ -170,8 +170,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     Attempt::new(
         Command,
         "forge_the_record",
-        "INSERT INTO holdfast.event (at, outcome, rule, sqlstate, command, message, last_at, usename, application_name, pid, origin, sequence)
-         VALUES (now(), 'observed', 'not_owner', 'WG001', 'UPDATE', '', now(), '', '', 1, now(), 1)",
+        "INSERT INTO holdfast.event (at, outcome, rule, sqlstate, command, message, last_at, usename, application_name, pid)
+         VALUES (now(), 'observed', 'not_owner', 'WG001', 'UPDATE', '', now(), '', '', 1)",
         EXTENSION,
     ),
     Attempt::new(
