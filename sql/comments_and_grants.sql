@@ -25,7 +25,7 @@ COMMENT ON VIEW holdfast.keys IS 'The public keys that tokens of each backend ar
 COMMENT ON VIEW holdfast.tenants IS 'Tenants that differ from the default owner or have history';
 COMMENT ON VIEW holdfast.ownership_history IS 'Every cutover, rollback, freeze and unfreeze, newest first';
 COMMENT ON VIEW holdfast.write_surface IS 'What each unproven backend may write';
-COMMENT ON VIEW holdfast.limits IS 'How much each unproven backend may write; null = no limit';
+COMMENT ON VIEW holdfast.limits IS 'How much each unproven backend may write, by the parameters of set_limits; null = no limit';
 COMMENT ON VIEW holdfast.coverage IS 'Every table, whose rows it holds, and whether its guard stands';
 COMMENT ON VIEW holdfast.policy_log IS 'Who changed the policy, handed tenants over or broke the glass, newest first';
 COMMENT ON VIEW holdfast.blocked_writes IS 'Every refusal and would-be refusal, and what is done in break-glass, newest first';
@@ -59,6 +59,7 @@ COMMENT ON FUNCTION holdfast.unfreeze IS 'Ends a freeze';
 COMMENT ON FUNCTION holdfast.cascade_preview IS 'What a DELETE would take with it through foreign keys';
 COMMENT ON FUNCTION holdfast.flush_events IS 'Waits until the events queued now are committed; returns how many';
 COMMENT ON FUNCTION holdfast.prune_events IS 'Removes events older than that; returns how many refusals they stood for';
+COMMENT ON FUNCTION holdfast.report_html IS 'Where the migration stands, as a page of HTML that needs nothing else';
 COMMENT ON FUNCTION holdfast.grant_operator IS 'Lets a role call every function and read every view';
 COMMENT ON FUNCTION holdfast.grant_auditor IS 'Lets a role read every view';
 COMMENT ON FUNCTION holdfast.break_glass IS 'Lets no rule stop this session for a while, and records what it does';

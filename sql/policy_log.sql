@@ -22,6 +22,10 @@ CREATE TABLE holdfast.policy_change (
 );
 CREATE INDEX ON holdfast.policy_change (at, id);
 
+-- What of break-glass the log shows, among millions of refusals.
+CREATE INDEX event_break_glass ON holdfast.event (at, id)
+    WHERE outcome = 'break_glass' AND rule IS NULL AND command IN ('break_glass', 'end_break_glass');
+
 SELECT pg_catalog.pg_extension_config_dump('holdfast.policy_change', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.policy_change_id_seq', '');
 
@@ -92,7 +96,8 @@ SELECT at, changed_by, what, object, old, new, set_role, application_name, clien
     UNION ALL
     SELECT at, changed_by, action, tenant,
         CASE WHEN from_backend <> to_backend THEN pg_catalog.jsonb_build_object('owner', from_backend) END,
-        CASE WHEN from_backend <> to_backend THEN pg_catalog.jsonb_build_object('owner', to_backend)
+        CASE WHEN from_backend <> to_backend
+                 THEN pg_catalog.jsonb_build_object('owner', to_backend, 'restore_point', restore_point, 'lsn', lsn)
              WHEN reason IS NOT NULL THEN pg_catalog.jsonb_build_object('reason', reason) END,
         set_role, application_name, client_addr, NULL, id
     FROM holdfast.ownership_change

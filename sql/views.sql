@@ -53,12 +53,14 @@ CREATE VIEW holdfast.tenants AS
 SELECT tenant, owner,
     CASE WHEN freeze_reason IS NOT NULL AND (frozen_until IS NULL OR frozen_until > pg_catalog.clock_timestamp())
         THEN 'frozen' ELSE 'active' END AS state,
-    epoch, previous_owner, freeze_reason, frozen_until, changed_at, changed_by
+    epoch, previous_owner, pg_catalog.date_trunc('second', changed_at) AS changed_at, freeze_reason,
+    pg_catalog.date_trunc('second', frozen_until) AS frozen_until
 FROM holdfast.ownership
 ORDER BY tenant;
 
 CREATE VIEW holdfast.ownership_history AS
-SELECT id, at, tenant, action, from_backend, to_backend, epoch, paused, restore_point, lsn, reason, changed_by
+SELECT id, pg_catalog.date_trunc('second', at) AS at, tenant, action, from_backend, to_backend, epoch,
+    pg_catalog.date_trunc('milliseconds', paused) AS paused, reason
 FROM holdfast.ownership_change
 ORDER BY id DESC;
 
@@ -68,13 +70,18 @@ FROM holdfast.write_permission p LEFT JOIN holdfast.classified_table c USING (re
 ORDER BY p.backend, p.relation::text, p.command;
 
 CREATE VIEW holdfast.limits AS
-SELECT b.backend, b.trust, l.rows_per_statement, l.rows_per_transaction,
-    CASE WHEN l.backend IS NULL THEN 1 ELSE l.tenants_per_statement END AS tenants_per_statement, l.cascade_rows,
-    l.statement_timeout * interval '1 millisecond' AS statement_timeout,
-    l.lock_timeout * interval '1 millisecond' AS lock_timeout,
-    l.idle_in_transaction_timeout * interval '1 millisecond' AS idle_in_transaction_timeout
+SELECT b.backend, b.trust, line.parameter, line.value
 FROM holdfast.backend b LEFT JOIN holdfast.backend_limit l USING (backend)
-ORDER BY b.added_at, b.backend;
+CROSS JOIN LATERAL (VALUES
+    (1, 'rows_per_statement', l.rows_per_statement::text),
+    (2, 'rows_per_transaction', l.rows_per_transaction::text),
+    (3, 'tenants_per_statement', CASE WHEN l.backend IS NULL THEN '1' ELSE l.tenants_per_statement::text END),
+    (4, 'cascade_rows', l.cascade_rows::text),
+    (5, 'statement_timeout', (l.statement_timeout * interval '1 millisecond')::text),
+    (6, 'lock_timeout', (l.lock_timeout * interval '1 millisecond')::text),
+    (7, 'idle_in_transaction_timeout', (l.idle_in_transaction_timeout * interval '1 millisecond')::text)
+) AS line (n, parameter, value)
+ORDER BY b.added_at, b.backend, line.n;
 
 -- Every table of the database but the system's and our own; a finding is what a DBA should look at. The catalogs tell what
 -- there is, so a table is here from the moment it exists; the guard itself tells what state it is in.

@@ -4,13 +4,15 @@
 //! |---|---|
 //! | [`policy`] | what is allowed: pure decisions, no Postgres |
 //! | [`pg`] | everything that touches Postgres: hooks, row guard, locks, worker; all unsafe code |
-//! | [`api`] | the SQL functions; short, they call the other two |
+//! | [`report`] | the page of `report_html()`: facts in, HTML out |
+//! | [`api`] | the SQL functions; short, they call the others |
 //!
 //! Dependencies point one way: `api` → `pg` → `policy`. ARCHITECTURE.md follows a statement through them.
 
 pub mod api;
 pub mod pg;
 pub mod policy;
+pub mod report;
 
 pgrx::pg_module_magic!();
 

@@ -20,6 +20,7 @@ mod metrics;
 mod migration;
 mod ownership;
 mod stats;
+mod report;
 mod surface;
 
 use pgrx::datum::DatumWithOid;

@@ -44,7 +44,7 @@ pub extern "C-unwind" fn pg_finfo_holdfast_log_policy_change() -> *const pg_sys:
 }
 
 fn log(trigger: &pg_sys::TriggerData) {
-    use pg_sys::{TRIGGER_EVENT_DELETE, TRIGGER_EVENT_INSERT, TRIGGER_EVENT_TRUNCATE, TRIGGER_EVENT_UPDATE};
+    use pg_sys::{TRIGGER_EVENT_DELETE, TRIGGER_EVENT_INSERT, TRIGGER_EVENT_TRUNCATE};
     // SAFETY: the relation that fired the trigger is open.
     let (oid, name) = unsafe {
         let name = &(*(*trigger.tg_relation).rd_rel).relname;
@@ -58,15 +58,18 @@ fn log(trigger: &pg_sys::TriggerData) {
     if matches!(event, TRIGGER_EVENT_INSERT | TRIGGER_EVENT_TRUNCATE) && comes_out_of_a_dump() {
         return;
     }
+    if event == TRIGGER_EVENT_TRUNCATE {
+        return log_truncation(trigger, &name);
+    }
+    // Tables are named with their schemas, whatever the session's search_path is.
     // SAFETY: the tuples are those of the event, of the trigger's relation.
-    let [old, new] = unsafe {
+    let [old, new] = session::operate(|| unsafe {
         match event {
             TRIGGER_EVENT_INSERT => [None, as_json(trigger, trigger.tg_trigtuple)],
             TRIGGER_EVENT_DELETE => [as_json(trigger, trigger.tg_trigtuple), None],
-            TRIGGER_EVENT_UPDATE => [as_json(trigger, trigger.tg_trigtuple), as_json(trigger, trigger.tg_newtuple)],
-            _ => return log_truncation(trigger, &name),
+            _ => [as_json(trigger, trigger.tg_trigtuple), as_json(trigger, trigger.tg_newtuple)],
         }
-    };
+    });
     if old != new {
         let action = match event {
             TRIGGER_EVENT_INSERT => "insert",

@@ -16,7 +16,7 @@ SELECT tenant FROM holdfast.cutover('21', 'rebuilt');
 INSERT INTO orders SELECT n, 30 FROM generate_series(1000, 1999) AS n;
 SELECT tenant FROM holdfast.cutover('30', 'rebuilt');
 SELECT holdfast.set_limits('rebuilt', rows_per_statement => 3);
-SELECT backend, rows_per_statement, rows_per_transaction, tenants_per_statement, cascade_rows FROM holdfast.limits;
+SELECT * FROM holdfast.limits WHERE backend = 'rebuilt';
 SET holdfast.backend = 'rebuilt';
 DELETE FROM orders WHERE id BETWEEN 1000 AND 1002;
 DELETE FROM orders WHERE id BETWEEN 1000 AND 1999;

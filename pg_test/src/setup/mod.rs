@@ -19,6 +19,7 @@ pub use assertions::provide_with_assertions;
 pub use build::{BuildEnvironment, workspace};
 pub use install::Postgres;
 pub use locate::{PREFERENCE, Server, on_path};
+pub use packages::provide_programs;
 pub use source::provide_source;
 
 /// Finds or installs what is missing, builds the extension and makes a private installation.

@@ -1,5 +1,6 @@
 //! Debian packages: what is missing is installed, without touching what runs on the machine.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -169,6 +170,19 @@ fn install_neighbours(apt: &Apt, major: u16, ui: &Ui) {
         let can_be_had = folder.is_dir() && !folder.join(module).exists() && offered(&package);
         if can_be_had && let Err(error) = install(Some(apt), &[package], ui) {
             ui.say(&format!("tests with {module} will be skipped: {error:#}"));
+        }
+    }
+}
+
+/// Programs that some tests want, each named like its package. Where one can't be had they are skipped.
+pub fn provide_programs(programs: &BTreeSet<&str>, ui: &Ui) {
+    for program in programs {
+        if on_path(program).is_some() {
+            continue;
+        }
+        let installed = install(Apt::available().as_ref(), &[(*program).to_owned()], ui);
+        if let Err(error) = installed {
+            ui.say(&format!("tests with {program} will be skipped: {error:#}"));
         }
     }
 }

@@ -124,8 +124,8 @@ fn an_operator(cluster: &Cluster) -> Result<()> {
     for view in relations(&mut scene.operator()?, "v")? {
         operator.exec(&format!("SELECT * FROM {view}"))?;
     }
-    let by: String = operator
-        .one("SELECT string_agg(DISTINCT changed_by, ',') FROM holdfast.ownership_history WHERE tenant = '10'")?;
+    let by: String =
+        operator.one("SELECT string_agg(DISTINCT changed_by, ',') FROM holdfast.policy_log WHERE object = '10'")?;
     ensure!(by == *role, "history says {by}");
     for table in relations(&mut scene.operator()?, "r")? {
         denied(&mut operator, &format!("DELETE FROM {table}"))?;

@@ -143,7 +143,7 @@ fn history(cluster: &Cluster) -> Result<()> {
     }
     let rows = operator.rows(
         "SELECT action, from_backend, to_backend, epoch, reason, paused IS NOT NULL, lsn IS NOT NULL, changed_by
-         FROM holdfast.ownership_history ORDER BY id",
+         FROM holdfast.ownership_change ORDER BY id",
     )?;
     let told: Vec<String> =
         rows.iter().map(|row| row.iter().map(|v| v.as_deref().unwrap_or("-")).collect::<Vec<_>>().join(" ")).collect();

@@ -55,9 +55,11 @@ pub mod platform;
 mod policy_log;
 mod processes;
 mod provoker;
+mod psql;
 mod query_text;
 mod race;
 mod refusals;
+mod report;
 mod restore;
 mod rooms;
 mod row_guard;
@@ -124,9 +126,11 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("paths", paths::tests()),
         ("pgbench", pgbench::tests()),
         ("policy_log", policy_log::tests()),
+        ("psql", psql::tests()),
         ("query_text", query_text::tests()),
         ("race", race::tests()),
         ("refusals", refusals::tests()),
+        ("report", report::tests()),
         ("restore", restore::tests()),
         ("rooms", rooms::tests()),
         ("row_guard", row_guard::tests()),
@@ -167,6 +171,8 @@ pub struct Test {
     pub needs: Needs,
     /// Modules it can't do without; it is skipped, and that reported, where one isn't installed.
     pub modules: Vec<&'static str>,
+    /// A program beside the server's, likewise.
+    pub program: Option<&'static str>,
     /// Whether it is skipped where the server was built without ICU.
     pub icu: bool,
     /// Whether killed server processes are part of the test. Otherwise a crash fails it.
@@ -177,17 +183,23 @@ impl Test {
     /// A test on the shared cluster. It makes its own database and roles and changes no settings
     /// of the cluster.
     pub fn shared(name: &'static str, run: fn(&Cluster) -> Result<()>) -> Test {
-        Test { name, needs: Needs::Shared(run), modules: Vec::new(), icu: false, crashes: false }
+        Test { name, needs: Needs::Shared(run), modules: Vec::new(), program: None, icu: false, crashes: false }
     }
 
     /// A test on a cluster of its own.
     pub fn own(name: &'static str, options: ClusterOptions, run: fn(&mut Cluster) -> Result<()>) -> Test {
-        Test { name, needs: Needs::Own(options, run), modules: Vec::new(), icu: false, crashes: false }
+        Test { name, needs: Needs::Own(options, run), modules: Vec::new(), program: None, icu: false, crashes: false }
     }
 
     /// Skips the test where the loadable module isn't installed.
     pub fn needs_module(mut self, module: &'static str) -> Test {
         self.modules.push(module);
+        self
+    }
+
+    /// Skips the test where the program can't be had; it has the name of its Debian package.
+    pub fn needs_program(mut self, program: &'static str) -> Test {
+        self.program = Some(program);
         self
     }
 

@@ -77,7 +77,7 @@ const CALLS: [(&str, &str); 25] = [
 ];
 
 const LINES: &str = "SELECT concat_ws('|', what, coalesce(object, ''), coalesce(old::text, ''),
-        CASE WHEN new ? 'note' THEN '{\"note\": \"*\"}' ELSE coalesce(new::text, '') END)
+        CASE WHEN new ? 'note' THEN '{\"note\": \"*\"}' ELSE coalesce((new - 'restore_point' - 'lsn')::text, '') END)
     FROM holdfast.policy_log ORDER BY at, what";
 
 fn lines(session: &mut Session) -> Result<Vec<String>> {

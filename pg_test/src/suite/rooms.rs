@@ -31,6 +31,7 @@ const AS_THEIR_CALLER: [&str; 2] = ["holdfast.cascade_preview(", "holdfast.guard
 pub fn tests() -> Vec<Test> {
     vec![
         Test::shared("policy_uses_neither_postgres_nor_the_world", policy_is_pure),
+        Test::shared("the_report_uses_neither_either", report_is_pure),
         Test::shared("dependencies_point_one_way", dependencies_point_one_way),
         Test::shared("unsafe_code_is_in_pg_only", unsafe_code_is_in_pg_only),
         Test::shared("no_panic_that_a_user_can_reach", no_panics),
@@ -50,6 +51,14 @@ fn policy_is_pure(_: &Cluster) -> Result<()> {
             || (starts("crate") && !starts("crate::policy"))
     };
     none("src/policy may use std without its I/O, serde and itself", &paths("src/policy", wrong)?)
+}
+
+fn report_is_pure(_: &Cluster) -> Result<()> {
+    let wrong = |path: &str| {
+        let starts = |with: &str| under(path, with);
+        starts("pgrx") || WORLD.into_iter().any(starts) || (starts("crate") && !starts("crate::report"))
+    };
+    none("src/report may use std without its I/O, serde, askama, plotters and itself", &paths("src/report", wrong)?)
 }
 
 fn dependencies_point_one_way(_: &Cluster) -> Result<()> {

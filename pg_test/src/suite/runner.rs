@@ -1,6 +1,6 @@
 //! Runs everything that verifies holdfast and counts it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, ClusterOptions};
 use crate::lifecycle::hold_if_interrupted;
 use crate::policy;
 use crate::regress::{self, Driver};
-use crate::setup::Postgres;
+use crate::setup::{Postgres, on_path, provide_programs};
 use crate::small_disk::SmallDisk;
 use crate::ui::Ui;
 
@@ -73,6 +73,7 @@ pub fn verify(postgres: &Postgres, selection: &Selection, ui: &Ui) -> Result<Cou
     let policy = policy::run(postgres, selection.filter.as_deref(), ui)?;
     lock(&tally).insert("policy", policy);
 
+    provide_programs(&programs(selection), ui);
     let bench = Bench::on(postgres);
     // Its conclusion lacks the sections; ours come from the tally.
     let _ = libtest_mimic::run(&selection.arguments(false), trials(&tally, &bench)?);
@@ -91,6 +92,17 @@ pub fn verify(postgres: &Postgres, selection: &Selection, ui: &Ui) -> Result<Cou
         sum.add(*counts);
     }
     Ok(sum)
+}
+
+/// What the selected tests need beside the server.
+fn programs(selection: &Selection) -> BTreeSet<&'static str> {
+    let selected = |file: &str, test: &Test| {
+        selection.filter.as_ref().is_none_or(|filter| format!("{file}::{}", test.name).contains(filter))
+    };
+    let of_file = |(file, tests): (&'static str, Vec<Test>)| {
+        tests.into_iter().filter_map(move |test| test.program.filter(|_| selected(file, &test)))
+    };
+    registry().into_iter().flat_map(of_file).collect()
 }
 
 fn trials(tally: &Tally, bench: &Arc<Bench>) -> Result<Vec<Trial>> {
@@ -156,6 +168,9 @@ fn run_test(bench: &Bench, test: &Test) -> Result<Completion> {
     let postgres = bench.postgres()?;
     if let Some(module) = test.modules.iter().find(|module| !postgres.has_module(module)) {
         return Ok(Completion::ignored_with(format!("the module {module} isn't installed")));
+    }
+    if let Some(program) = test.program.filter(|program| on_path(program).is_none()) {
+        return Ok(Completion::ignored_with(format!("the program {program} isn't installed")));
     }
     if test.icu && !postgres.has_icu()? {
         return Ok(Completion::ignored_with("the server was built without ICU"));
