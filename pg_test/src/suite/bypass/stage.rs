@@ -101,7 +101,7 @@ impl Stage {
             stage.operate(&format!("SELECT holdfast.{change}"))?;
         }
         let tables = "SELECT format('UNION ALL SELECT %L, md5(string_agg(t::text, '''' ORDER BY t::text)) FROM ONLY %s t', oid::regclass, oid::regclass)
-            FROM pg_class WHERE relnamespace IN ('shop'::regnamespace, 'holdfast'::regnamespace) AND relkind = 'r' AND relname !~ '^event_'
+            FROM pg_class WHERE relnamespace IN ('shop'::regnamespace, 'holdfast'::regnamespace) AND relkind = 'r' AND relname !~ '^(event|audit_batch)'
             UNION ALL SELECT format('UNION ALL SELECT %L, last_value || '' '' || is_called FROM %s', oid::regclass, oid::regclass)
             FROM pg_class WHERE relnamespace IN ('shop'::regnamespace, 'holdfast'::regnamespace) AND relkind = 'S' AND relname <> 'event_id_seq'";
         let tables: Vec<String> = stage.observer.rows(tables)?.into_iter().flatten().flatten().collect();
