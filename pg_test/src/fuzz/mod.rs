@@ -78,25 +78,7 @@ fn play(postgres: &Postgres, seed: u64, tally: &mut Tally, progress: &Progress) 
         // Refusals are what most statements end in.
         .set("log_min_messages", "error");
     let cluster = Cluster::start(postgres, options)?;
-    let platform = Platform::unguarded(&cluster, "fuzz")?;
-    let mut dba = platform.database.connect()?;
-    dba.exec(EXTRAS)?;
-    platform.guard(&platform.database)?;
-    dba.exec(&format!(
-        "CREATE SCHEMA mine AUTHORIZATION {role}; GRANT CREATE ON SCHEMA public TO {role};
-         GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}, {legacy}; GRANT ALL ON LARGE OBJECT 4242 TO {role};
-         GRANT ALL ON DATABASE {name} TO {role}; SELECT holdfast.set_mode(NULL, 'rebuilt', 'unfiltered_write')",
-        role = platform.rebuilt,
-        legacy = platform.legacy,
-        name = platform.database.name,
-    ))?;
-    if seed % 2 == 1 {
-        let owner = platform.database.role("owner")?;
-        dba.exec(&OWNER.replace("{owner}", &owner).replace("{rebuilt}", &platform.rebuilt))?;
-    }
-    for handover in ["cutover('60', 'rebuilt')", "cutover('70', 'rebuilt')", "freeze('70', 'audit')"] {
-        dba.exec(&format!("SELECT holdfast.{handover}"))?;
-    }
+    let (platform, mut dba) = stage(&cluster, seed)?;
     let mut oracle = Oracle::new(&mut dba)?;
     let mut witness = login(&platform, &platform.legacy)?;
     let mut player = Player { session: login(&platform, &platform.rebuilt)?, prepared: None, tally };
@@ -132,6 +114,33 @@ fn play(postgres: &Postgres, seed: u64, tally: &mut Tally, progress: &Progress) 
     }
     tally.rounds += 1;
     sound(&cluster)
+}
+
+/// A guarded database in which the rebuilt login has every privilege that isn't ownership, and the DBA's session.
+fn stage(cluster: &Cluster, seed: u64) -> Result<(Platform, Session)> {
+    let platform = Platform::unguarded(cluster, "fuzz")?;
+    let mut dba = platform.database.connect()?;
+    dba.exec(EXTRAS)?;
+    platform.guard(&platform.database)?;
+    dba.exec(&format!(
+        "CREATE SCHEMA mine AUTHORIZATION {role}; GRANT CREATE ON SCHEMA public TO {role};
+         GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}, {legacy}; GRANT ALL ON LARGE OBJECT 4242 TO {role};
+         GRANT ALL ON DATABASE {name} TO {role}; SELECT holdfast.set_mode(NULL, 'rebuilt', 'unfiltered_write');
+         SELECT holdfast.break_glass('privileges that no role should have');
+         GRANT ALL ON SCHEMA holdfast TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA holdfast TO {role};
+         SELECT holdfast.end_break_glass()",
+        role = platform.rebuilt,
+        legacy = platform.legacy,
+        name = platform.database.name,
+    ))?;
+    if seed % 2 == 1 {
+        let owner = platform.database.role("owner")?;
+        dba.exec(&OWNER.replace("{owner}", &owner).replace("{rebuilt}", &platform.rebuilt))?;
+    }
+    for handover in ["cutover('60', 'rebuilt')", "cutover('70', 'rebuilt')", "freeze('70', 'audit')"] {
+        dba.exec(&format!("SELECT holdfast.{handover}"))?;
+    }
+    Ok((platform, dba))
 }
 
 fn unchanged(changes: Vec<String>) -> Result<()> {

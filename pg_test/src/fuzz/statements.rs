@@ -82,11 +82,12 @@ impl Statements {
     /// How much the login may write from now on: little, more than it tries, or as much as it likes.
     pub fn limits(&mut self) -> String {
         format!(
-            "rows_per_statement => {}, rows_per_transaction => {}, tenants_per_statement => {}, cascade_rows => {}",
+            "rows_per_statement => {}, rows_per_transaction => {}, tenants_per_statement => {}, cascade_rows => {},
+             statement_timeout => '5 s', lock_timeout => '1 s'",
             self.pick(&["1", "4", "8", "-1"]),
             self.pick(&["3", "12", "500", "-1"]),
             self.pick(&["1", "1", "2", "-1"]),
-            self.pick(&["0", "2", "10", "-1"]),
+            self.pick(&["0", "1", "3", "-1"]),
         )
     }
 
