@@ -19,8 +19,8 @@ mod limits;
 mod metrics;
 mod migration;
 mod ownership;
-mod stats;
 mod report;
+mod stats;
 mod surface;
 
 use pgrx::datum::DatumWithOid;
