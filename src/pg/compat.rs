@@ -156,6 +156,20 @@ pub unsafe fn guarded<R: Copy>(call: impl FnOnce() -> R) -> R {
     unsafe { pg_sys::submodules::ffi::pg_guard_ffi_boundary(call) }
 }
 
+/// Whether a process is a background worker.
+///
+/// # Safety
+/// `process` is an entry of the server's array of processes.
+pub unsafe fn is_background_worker(process: *const pg_sys::PGPROC) -> bool {
+    // SAFETY: the caller's.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return (*process).isBackgroundWorker;
+        #[cfg(feature = "pg18")]
+        return !(*process).isRegularBackend;
+    }
+}
+
 /// `USER_TIMEOUT` of utils/timeout.h: the first id that `RegisterTimeout` gives to extensions.
 pub const USER_TIMEOUT: c_int = if cfg!(any(feature = "pg15", feature = "pg16")) { 12 } else { 13 };
 

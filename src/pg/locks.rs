@@ -143,6 +143,20 @@ pub fn try_share(tag: Tag) -> bool {
     try_lock(tag, SHARE)
 }
 
+/// Whether no command on a database waits for everybody to leave it: takes the lock that every session takes when it connects,
+/// if it can be had at once.
+pub fn may_use_database(database: pg_sys::Oid) -> bool {
+    let tag = Tag(pg_sys::LOCKTAG {
+        locktag_field1: 0,
+        locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
+        locktag_field3: database.to_u32(),
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    });
+    try_lock(tag, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)
+}
+
 /// Takes a lock exclusively if it can be had at once; whether it could.
 pub fn try_take(tag: Tag) -> bool {
     try_lock(tag, EXCLUSIVE)

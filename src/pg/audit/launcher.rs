@@ -3,6 +3,7 @@
 //! can be had, and when the server stops, it brings what is queued to the spool, for which it needs no database.
 
 use std::collections::HashMap;
+use std::ffi::c_int;
 use std::time::{Duration, Instant};
 
 use pgrx::bgworkers::{
@@ -12,8 +13,9 @@ use pgrx::bgworkers::{
 use pgrx::{IntoDatum, pg_guard, pg_sys};
 
 use super::memory::Complaint;
-use super::workers::{self, Wanted};
+use super::workers::{self, Wanted, Worker};
 use super::{drain, queue, spool};
+use crate::pg::compat;
 
 /// How often the launcher looks after workers that run, whose end nobody tells it: the postmaster's signal is ignored in a
 /// process without a database.
@@ -26,6 +28,11 @@ const IDLE: Duration = Duration::from_secs(10);
 const LEAVE: Duration = Duration::from_secs(5);
 
 pub(super) fn install() {
+    // What pg_upgrade's servers commit would get numbers that the new cluster gives again.
+    // SAFETY: a plain read.
+    if unsafe { pg_sys::IsBinaryUpgrade } {
+        return;
+    }
     BackgroundWorkerBuilder::new("holdfast launcher")
         .set_type("holdfast launcher")
         .set_library("holdfast")
@@ -45,8 +52,10 @@ pub extern "C-unwind" fn holdfast_launcher_main(_argument: pg_sys::Datum) {
     // To no database: that is enough to see which ones there are.
     BackgroundWorker::connect_worker_to_spi(None, None);
     // SAFETY: this process's own latch.
-    workers::set_launcher(unsafe { pg_sys::MyLatch });
-    let mut running: HashMap<pg_sys::Oid, DynamicBackgroundWorker> = HashMap::new();
+    workers::launcher_started(unsafe { pg_sys::MyLatch });
+    // SAFETY: however this process ends, sessions must not take it for alive.
+    unsafe { pg_sys::before_shmem_exit(Some(ended), pg_sys::Datum::null()) };
+    let mut running = Running::new();
     loop {
         reap(&mut running);
         for wanted in workers::claim_undrained(&spool::databases()) {
@@ -60,34 +69,55 @@ pub extern "C-unwind" fn holdfast_launcher_main(_argument: pg_sys::Datum) {
         }
         drain::reload();
     }
-    leave(&mut running);
+    // Without a postmaster nobody waits, and nothing can be started.
+    // SAFETY: asks the system, and reads a global of the process.
+    if unsafe { libc::getppid() == pg_sys::PostmasterPid } {
+        leave(&mut running);
+    }
     // A worker that ends with 0 is never started again, and somebody may only have terminated this one.
     // SAFETY: ends the process the way that a background worker should.
     unsafe { pg_sys::proc_exit(1) };
 }
 
-/// Notes which workers have ended, of those that an earlier launcher started too.
-fn reap(running: &mut HashMap<pg_sys::Oid, DynamicBackgroundWorker>) {
-    for (database, pid) in workers::drains() {
-        let ended = match running.get(&database) {
-            Some(worker) => matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped)),
-            // SAFETY: looks a process up in shared memory.
-            None => pid == 0 || unsafe { pg_sys::BackendPidGetProc(pid).is_null() },
+/// The workers that this launcher started, by their serial numbers.
+type Running = HashMap<i64, DynamicBackgroundWorker>;
+
+unsafe extern "C-unwind" fn ended(_: c_int, _: pg_sys::Datum) {
+    workers::launcher_ended(false);
+}
+
+/// Notes which workers have ended, of those that an earlier launcher started too. One of these that hasn't got to run yet will
+/// find that its turn is over.
+fn reap(running: &mut Running) {
+    for (worker, pid) in workers::drains() {
+        let ended = match running.get(&worker.serial) {
+            Some(process) => matches!(process.pid(), Err(BackgroundWorkerStatus::Stopped)),
+            None => pid == 0 || !is_worker_of(worker, pid),
         };
         if ended {
-            running.remove(&database);
-            workers::drain_ended(database);
+            running.remove(&worker.serial);
+            workers::drain_ended(worker);
         }
     }
     // Those that left by themselves have taken their entries back.
     running.retain(|_, worker| !matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped)));
 }
 
+/// Whether a process is a background worker in a database, as far as can be known of one that another process started.
+fn is_worker_of(worker: Worker, pid: i32) -> bool {
+    // SAFETY: looks a process up in shared memory, where its entry stays.
+    unsafe {
+        let process = pg_sys::BackendPidGetProc(pid);
+        !process.is_null() && (*process).databaseId == worker.database && compat::is_background_worker(process)
+    }
+}
+
 /// Starts a worker for a database, or brings its events to the spool.
-fn look_after(wanted: Wanted, running: &mut HashMap<pg_sys::Oid, DynamicBackgroundWorker>) {
-    let Wanted { database, cautious } = wanted;
+fn look_after(wanted: Wanted, running: &mut Running) {
+    let Wanted { worker, cautious } = wanted;
+    let database = worker.database;
     if cautious && !is_there(database) {
-        let events = workers::forget(database);
+        let events = workers::forget(worker);
         if let Err(error) = spool::remove(database) {
             pgrx::log!("holdfast: the spool of a dropped database could not be removed: {error}");
         }
@@ -96,24 +126,26 @@ fn look_after(wanted: Wanted, running: &mut HashMap<pg_sys::Oid, DynamicBackgrou
     }
     if cautious {
         // The worker may fail again, and who waits has waited once.
-        to_spool(Some(database));
+        to_spool(database);
     }
-    match start_drain(database, cautious) {
-        Some(worker) => {
-            running.insert(database, worker);
+    match start_drain(worker, cautious) {
+        Some(process) => {
+            running.insert(worker.serial, process);
         }
         None => {
-            to_spool(Some(database));
-            workers::drain_ended(database);
+            to_spool(database);
+            workers::drain_ended(worker);
         }
     }
 }
 
-fn to_spool(database: Option<pg_sys::Oid>) {
-    match workers::spool_pending(database) {
-        Ok(0) => {}
-        Ok(_) => queue::complain(Complaint::Spooled, "no worker can be had for its database", &[]),
-        Err(error) => queue::complain(Complaint::Kept, &error.to_string(), &[]),
+fn to_spool(database: pg_sys::Oid) {
+    let (spooled, failure) = workers::spool_pending(database);
+    if spooled > 0 {
+        queue::complain(Complaint::Spooled, "no worker can be had for its database", &[]);
+    }
+    if let Some(failure) = failure {
+        queue::complain(Complaint::Kept, &failure.to_string(), &[]);
     }
 }
 
@@ -135,28 +167,37 @@ fn is_there(database: pg_sys::Oid) -> bool {
 }
 
 /// When the server stops, its workers may commit what they have; the rest goes to the spool.
-fn leave(running: &mut HashMap<pg_sys::Oid, DynamicBackgroundWorker>) {
-    workers::set_launcher(std::ptr::null_mut());
+fn leave(running: &mut Running) {
+    workers::launcher_ended(true);
     let told = Instant::now();
     loop {
         reap(running);
         if workers::drains().is_empty() || told.elapsed() > LEAVE {
-            return to_spool(None);
+            break;
         }
         std::thread::sleep(Duration::from_millis(10));
+        pgrx::check_for_interrupts!();
+    }
+    for database in workers::pending_databases() {
+        let (_, failure) = workers::spool_pending(database);
+        let Some(failure) = failure else { continue };
+        // Whatever their number: this is the last place where they can be found.
+        for event in workers::pending_events(database) {
+            pgrx::log!("holdfast: event lost as the server stops: {failure}: {}", String::from_utf8_lossy(&event));
+        }
     }
 }
 
 /// A cautious drain stores each event by itself, so that one that fails stands alone.
-fn start_drain(database: pg_sys::Oid, cautious: bool) -> Option<DynamicBackgroundWorker> {
+fn start_drain(worker: Worker, cautious: bool) -> Option<DynamicBackgroundWorker> {
     // SAFETY: a plain read.
     let launcher = unsafe { pg_sys::MyProcPid };
     BackgroundWorkerBuilder::new("holdfast worker")
         .set_type("holdfast worker")
         .set_library("holdfast")
         .set_function("holdfast_drain_main")
-        .set_argument(database.into_datum())
-        .set_extra(if cautious { drain::CAUTIOUS } else { "" })
+        .set_argument(worker.database.into_datum())
+        .set_extra(&drain::instructions(worker.serial, cautious))
         .enable_spi_access()
         .set_restart_time(None)
         .set_notify_pid(launcher)

@@ -12,9 +12,14 @@ use crate::policy::spool::Batch;
 /// that are done with.
 pub const FILE: i64 = 0;
 
-/// Whether the extension is in the database.
+/// Whether the extension is in the database: not only tables of its names, which anybody may make where it isn't.
 pub fn exists() -> bool {
-    matches!(Spi::get_one("SELECT pg_catalog.to_regclass('holdfast.audit_batch') IS NOT NULL"), Ok(Some(true)))
+    const MEMBER: &str = "SELECT EXISTS (
+        SELECT FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_depend d ON d.refobjid = e.oid
+        WHERE e.extname = 'holdfast' AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
+            AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+            AND d.objid = pg_catalog.to_regclass('holdfast.audit_batch'))";
+    matches!(Spi::get_one(MEMBER), Ok(Some(true)))
 }
 
 /// Notes that the transaction that is open commits this batch, hence all of its worker's earlier ones.

@@ -52,6 +52,8 @@ pub struct Slot {
     pub sequence: u64,
     /// Which events are alike.
     pub key: u64,
+    /// The next free slot, while this one is free.
+    next_free: u32,
     pub occurrences: i64,
     pub put_at: i64,
     pub last_at: i64,
@@ -93,12 +95,13 @@ pub struct Drain {
     pub latch: *mut pg_sys::Latch,
     /// Counts the workers since this memory was laid out.
     pub serial: i64,
-    /// Since when the worker has been at its present batch; 0 while it has none.
+    /// Since when the worker has been at its present transaction, or has been asked for; 0 while it rests. By [`uptime`].
     pub busy_since: i64,
     /// Whether the worker has committed something and not failed since: however it ends, it wasn't for what it stores.
     pub sound: bool,
     /// How many workers in a row have failed.
     pub failures: u32,
+    /// By [`uptime`].
     pub retry_at: i64,
 }
 
@@ -142,6 +145,12 @@ pub enum Complaint {
 
 const COMPLAINTS: usize = 4;
 
+/// Stands for no slot.
+const NONE: u32 = u32::MAX;
+
+/// How many places there are to remember which slot has an event of a key.
+const HINTS: usize = 4_096;
+
 /// How long the log is silent after a complaint, in microseconds.
 const SILENCE: i64 = 60_000_000;
 
@@ -152,7 +161,7 @@ pub struct Shared {
     changed: pg_sys::ConditionVariable,
     /// Null while no launcher runs.
     pub launcher: *mut pg_sys::Latch,
-    /// Since when there has been no launcher.
+    /// Since when there has been no launcher, by [`uptime`].
     pub launcher_gone_at: i64,
     /// Whether the launcher was told to stop: nobody takes what is put into a slot now.
     pub stopping: bool,
@@ -166,17 +175,26 @@ pub struct Shared {
     pub origin: i64,
     pub sequence: u64,
     pub serial: i64,
+    /// The first free slot.
+    free: u32,
+    /// By a key's last digits, the slot that an event of the key was put into last.
+    hints: [u32; HINTS],
     capacity: usize,
     // `capacity` slots follow, then `capacity` times ROOM bytes.
 }
 
 impl Shared {
+    /// Which slot had an event of this key last.
+    pub fn hint(&mut self, key: u64) -> &mut u32 {
+        &mut self.hints[key as usize % HINTS]
+    }
+
     /// The entry of a database, if it has one.
     pub fn drain(&mut self, database: pg_sys::Oid) -> Option<&mut Drain> {
         self.drains.iter_mut().find(|d| d.state != DrainState::Unused && d.database == database)
     }
 
-    /// Whether a complaint is due: how many of its kind were left unsaid since the last one.
+    /// Whether a complaint is due at `now`, by [`uptime`]: how many of its kind were left unsaid since the last one.
     pub fn may_complain(&mut self, complaint: Complaint, now: i64) -> Option<u64> {
         let kind = complaint as usize;
         let (at, unsaid) = (self.complained_at.get_mut(kind)?, self.unsaid.get_mut(kind)?);
@@ -196,6 +214,27 @@ pub struct Slots<'a> {
 }
 
 impl Slots<'_> {
+    /// Whether there is one that is free.
+    pub fn has_room(&self, shared: &Shared) -> bool {
+        shared.free != NONE
+    }
+
+    /// Takes a free one.
+    pub fn allocate(&mut self, shared: &mut Shared) -> Option<usize> {
+        let slot = usize::try_from(shared.free).ok()?;
+        shared.free = self.heads.get(slot)?.next_free;
+        Some(slot)
+    }
+
+    /// Gives one back. Nobody refers to its event any more.
+    pub fn release(&mut self, shared: &mut Shared, slot: usize) {
+        if let (Some(head), Ok(number)) = (self.heads.get_mut(slot), u32::try_from(slot)) {
+            head.state = SlotState::Free;
+            head.next_free = shared.free;
+            shared.free = number;
+        }
+    }
+
     /// Puts an event's bytes into a slot.
     pub fn write(&mut self, slot: usize, bytes: &[u8]) {
         // encode() keeps events within ROOM.
@@ -264,8 +303,16 @@ unsafe extern "C-unwind" fn startup() {
             (*shared).lock = &raw mut (*locks).lock;
             (*shared).spool_lock = &raw mut (*locks.add(1)).lock;
             (*shared).origin = now();
-            (*shared).launcher_gone_at = now();
+            (*shared).launcher_gone_at = uptime();
             (*shared).capacity = gucs::audit_queue_size();
+            let heads = std::slice::from_raw_parts_mut(shared.add(1).cast::<Slot>(), (*shared).capacity);
+            (*shared).free = 0;
+            for (n, head) in (1..).zip(heads.iter_mut()) {
+                head.next_free = n;
+            }
+            if let Some(last) = heads.last_mut() {
+                last.next_free = NONE;
+            }
             pg_sys::ConditionVariableInit(&raw mut (*shared).changed);
         }
         SHARED.set(shared);
@@ -280,6 +327,14 @@ const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 pub fn now() -> i64 {
     // SAFETY: has no precondition.
     unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// A time that only ever moves on, in microseconds; the same for every process of the server.
+pub fn uptime() -> i64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to the place given. This clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec * 1_000_000 + time.tv_nsec / 1_000
 }
 
 /// Releases an LWLock however the work under it ends.
@@ -303,6 +358,24 @@ impl Drop for Held {
 fn shared() -> Option<*mut Shared> {
     let shared = SHARED.get();
     (!shared.is_null()).then_some(shared)
+}
+
+/// Keeps this process from being interrupted, as a lock does: from a change of shared memory to the one that goes with it.
+pub struct Uninterrupted(());
+
+impl Uninterrupted {
+    pub fn begin() -> Uninterrupted {
+        // SAFETY: HOLD_INTERRUPTS of miscadmin.h. An error sets it to 0, but none is raised meanwhile.
+        unsafe { pg_sys::InterruptHoldoffCount += 1 };
+        Uninterrupted(())
+    }
+}
+
+impl Drop for Uninterrupted {
+    fn drop(&mut self) {
+        // SAFETY: RESUME_INTERRUPTS.
+        unsafe { pg_sys::InterruptHoldoffCount = pg_sys::InterruptHoldoffCount.saturating_sub(1) };
+    }
 }
 
 /// Whether the library was loaded with the server, and hence has its memory.
@@ -354,21 +427,25 @@ pub fn broadcast() {
     }
 }
 
-/// Waits until `done`, looked at after each change; whether it came before `deadline`. Interruptible.
+/// Waits until `done`, looked at after each change; whether it came before `deadline`, by [`uptime`]. Interruptible.
 pub fn wait_until(deadline: i64, mut done: impl FnMut() -> bool) -> bool {
     let Some(shared) = shared() else { return done() };
+    if done() {
+        return true;
+    }
     // SAFETY: the condition variable lives in shared memory. If the wait is interrupted, abort cancels the sleep.
     unsafe { pg_sys::ConditionVariablePrepareToSleep(&raw mut (*shared).changed) };
     let met = loop {
         if done() {
             break true;
         }
-        let left = deadline - now();
+        pgrx::check_for_interrupts!();
+        let left = deadline - uptime();
         if left <= 0 {
             break false;
         }
-        // Rounded up: the time that was asked for is waited in full.
-        let milliseconds = (left + 999) / 1_000;
+        // Rounded up: the time that was asked for is waited in full, if not in one go.
+        let milliseconds = (left.min(60_000_000) + 999) / 1_000;
         // SAFETY: as above.
         unsafe {
             pg_sys::ConditionVariableTimedSleep(&raw mut (*shared).changed, milliseconds, pg_sys::PG_WAIT_EXTENSION);

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys;
 
-use super::memory::{self, Complaint, DrainState, Loss, Shared, Slot, SlotState, Slots};
-use super::spool::{self, SpoolError};
+use super::memory::{self, Complaint, DrainState, Loss, Slot, SlotState, Slots, Uninterrupted};
+use super::spool::{self, Appended, SpoolError};
 use crate::pg::gucs;
 use crate::policy::events::Event;
 use crate::policy::spool::{Batch, Record};
@@ -48,7 +48,7 @@ pub fn put_and_wait(bytes: &[u8], key: u64) {
     }
     match put {
         None => complain(Complaint::Lost, "there is no shared memory", bytes),
-        Some(Put::Full) => spool_unqueued(bytes),
+        Some(Put::Full) => spool_unqueued(bytes, Sync::Now),
         Some(Put::Done(place)) => wait_until_safe(place, deadline, bytes),
     }
 }
@@ -57,10 +57,12 @@ pub fn put_and_wait(bytes: &[u8], key: u64) {
 pub fn put(bytes: &[u8], key: u64) {
     match try_put(bytes, key, Join::Always) {
         None => complain(Complaint::Lost, "there is no shared memory", bytes),
-        Some(Put::Full) => spool_unqueued(bytes),
+        Some(Put::Full) => spool_unqueued(bytes, Sync::Later),
         // Once the launcher was told to stop, nobody takes the slot.
         Some(Put::Done(place)) if memory::locked(|shared, _| shared.stopping) == Some(true) => {
-            let _ = spool_slot(place);
+            if let Spooled::Not(error) = spool_slot(place) {
+                pgrx::log!("holdfast: event lost as the server stops: {error}: {}", String::from_utf8_lossy(bytes));
+            }
         }
         Some(Put::Done(_)) => {}
     }
@@ -91,7 +93,11 @@ pub fn flush() -> Result<i64, i64> {
     if late > 0 {
         return Err(late as i64);
     }
-    if memory::wait_until(deadline, || !spool::is_used(database)) { Ok(waiting.len() as i64) } else { Err(0) }
+    if memory::wait_until(deadline, || spool::is_used(database).is_ok_and(|used| !used)) {
+        Ok(waiting.len() as i64)
+    } else {
+        Err(0)
+    }
 }
 
 fn my_database() -> pg_sys::Oid {
@@ -100,7 +106,7 @@ fn my_database() -> pg_sys::Oid {
 }
 
 fn deadline() -> i64 {
-    memory::now() + i64::from(gucs::audit_timeout()) * 1_000
+    memory::uptime() + i64::from(gucs::audit_timeout()) * 1_000
 }
 
 fn place(slot: usize, head: &Slot) -> Place {
@@ -112,12 +118,12 @@ fn is_safe(place: Place) -> bool {
 }
 
 fn has_room() -> bool {
-    memory::locked(|_, slots| slots.heads.iter().any(|s| s.state == SlotState::Free)).unwrap_or(false)
+    memory::locked(|shared, slots| slots.has_room(shared)).unwrap_or(false)
 }
 
 /// Whether it is known that no worker will take this database's events soon, so that waiting is idle.
 fn in_trouble() -> bool {
-    let (database, now) = (my_database(), memory::now());
+    let (database, now) = (my_database(), memory::uptime());
     let patience = i64::from(gucs::audit_timeout()) * 1_000;
     memory::locked(|shared, _| {
         if shared.stopping || shared.launcher.is_null() && now - shared.launcher_gone_at > WITHOUT_LAUNCHER {
@@ -132,29 +138,22 @@ fn in_trouble() -> bool {
 }
 
 fn try_put(bytes: &[u8], key: u64, join: Join) -> Option<Put> {
-    thread_local! {
-        /// Where this session's last event that could stand for more was put: a run of alike ones needs no search.
-        static LAST: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-    }
     let (database, now) = (my_database(), memory::now());
     let (put, latch) = memory::locked(|shared, slots| {
         let drain = shared.drain(database).map_or(std::ptr::null_mut(), |d| d.latch);
         let latch = if drain.is_null() { shared.launcher } else { drain };
-        let alike = |s: &Slot| s.state == SlotState::Pending && s.database == database && s.key == key;
-        let free = slots.heads.iter().position(|s| s.state == SlotState::Free);
-        if join == Join::Always || free.is_none() {
-            let last = LAST.get();
-            let n =
-                if slots.heads.get(last).is_some_and(alike) { Some(last) } else { slots.heads.iter().position(alike) };
-            if let Some((n, head)) = n.and_then(|n| slots.heads.get_mut(n).map(|head| (n, head))) {
+        if join == Join::Always || !slots.has_room(shared) {
+            // The last one of its key is found in one step or not at all: events that could be one and aren't do no harm.
+            let n = *shared.hint(key) as usize;
+            let alike = |s: &&mut Slot| s.state == SlotState::Pending && s.database == database && s.key == key;
+            if let Some(head) = slots.heads.get_mut(n).filter(alike) {
                 head.occurrences += 1;
                 head.last_at = now;
-                LAST.set(n);
                 return (Put::Done(place(n, head)), std::ptr::null_mut());
             }
         }
-        let Some(n) = free else { return (Put::Full, latch) };
-        LAST.set(n);
+        let Some(n) = slots.allocate(shared) else { return (Put::Full, latch) };
+        *shared.hint(key) = n as u32;
         shared.sequence += 1;
         let sequence = shared.sequence;
         slots.write(n, bytes);
@@ -173,16 +172,22 @@ fn try_put(bytes: &[u8], key: u64, join: Join) -> Option<Put> {
 }
 
 fn wait_until_safe(place: Place, deadline: i64, bytes: &[u8]) {
-    let mut deadline = deadline;
+    memory::wait_until(deadline, || is_safe(place) || in_trouble());
     loop {
-        memory::wait_until(deadline, || is_safe(place) || in_trouble());
         match spool_slot(place) {
             Spooled::Done => return,
-            // Writing takes the disk's time, and whoever writes tells.
-            Spooled::ByAnother => deadline = memory::now() + 1_000_000,
             Spooled::Not(error) => return complain(Complaint::Kept, &error.to_string(), bytes),
+            // Writing takes the disk's time, and whoever writes tells how it went.
+            Spooled::ByAnother => {
+                memory::wait_until(i64::MAX, || is_safe(place) || !is_being_spooled(place));
+            }
         }
     }
+}
+
+fn is_being_spooled(place: Place) -> bool {
+    let state = memory::locked(|_, slots| slots.heads.get(place.slot).map(|head| head.state));
+    matches!(state, Some(Some(SlotState::Spooling | SlotState::TakenSpooling)))
 }
 
 /// What became of an attempt to bring an event to the spool.
@@ -196,23 +201,27 @@ enum Spooled {
 }
 
 fn spool_slot(place: Place) -> Spooled {
-    let claimed = memory::locked(|shared, slots| {
+    // From the claim on others wait for this process to say how it went.
+    let uninterrupted = Uninterrupted::begin();
+    let claimed = memory::locked(|_, slots| {
         let Some(head) = slots.heads.get(place.slot) else { return Err(Spooled::Done) };
         if head.generation.load(Ordering::Relaxed) != place.generation {
             return Err(Spooled::Done);
         }
-        claim(shared, slots, place.slot).ok_or(Spooled::ByAnother)
+        claim(slots, place.slot).ok_or(Spooled::ByAnother)
     });
-    match claimed {
-        None => Spooled::Done,
-        Some(Err(outcome)) => outcome,
-        Some(Ok(claim)) => match write(claim) {
-            Ok(()) => {
-                complain(Complaint::Spooled, "no worker could commit it in time", &[]);
-                Spooled::Done
-            }
-            Err(error) => Spooled::Not(error),
-        },
+    let outcome = match claimed {
+        None => return Spooled::Done,
+        Some(Err(outcome)) => return outcome,
+        Some(Ok(claim)) => write(claim),
+    };
+    drop(uninterrupted);
+    match outcome {
+        Ok(()) => {
+            complain(Complaint::Spooled, "no worker could commit it in time", &[]);
+            Spooled::Done
+        }
+        Err(error) => Spooled::Not(error),
     }
 }
 
@@ -228,7 +237,7 @@ pub struct Claim {
 }
 
 /// Claims a slot for the spool. None if somebody else has it, or if it needs none.
-pub fn claim(_: &mut Shared, slots: &mut Slots, slot: usize) -> Option<Claim> {
+pub fn claim(slots: &mut Slots, slot: usize) -> Option<Claim> {
     let bytes = slots.read(slot).to_vec();
     let head = slots.heads.get_mut(slot)?;
     let taken = match head.state {
@@ -250,53 +259,75 @@ pub fn claim(_: &mut Shared, slots: &mut Slots, slot: usize) -> Option<Claim> {
     })
 }
 
-/// Writes a claimed slot to the spool; it's free, or as before, afterwards.
-///
-/// # Errors
-/// When the spool is full or can't be written.
-pub fn write(claim: Claim) -> Result<(), SpoolError> {
-    let result = spool_event(claim.database, &claim.bytes, claim.occurrences, claim.last_at, claim.doubt);
-    let launcher = memory::locked(|shared, slots| {
-        if let Some(head) = slots.heads.get_mut(claim.slot).filter(|head| head.sequence == claim.sequence) {
-            head.state = match (head.state, result.is_ok()) {
-                (SlotState::Spooling, true) => {
-                    head.settle();
-                    SlotState::Free
+impl Claim {
+    /// Appends the event to its database's spool.
+    pub fn append(&self) -> Result<Appended, SpoolError> {
+        append(self.database, &self.bytes, self.occurrences, self.last_at, self.doubt)
+    }
+
+    /// The slot is free if the event is in the spool, and as before otherwise.
+    pub fn settle(self, in_spool: bool) {
+        let launcher = memory::locked(|shared, slots| {
+            if let Some(head) = slots.heads.get_mut(self.slot).filter(|head| head.sequence == self.sequence) {
+                match (head.state, in_spool) {
+                    (SlotState::Spooling, true) => {
+                        head.settle();
+                        slots.release(shared, self.slot);
+                    }
+                    (SlotState::TakenSpooling, true) => {
+                        head.settle();
+                        head.state = SlotState::TakenSpooled;
+                    }
+                    (SlotState::Spooling, false) => head.state = SlotState::Pending,
+                    (SlotState::TakenSpooling, false) => head.state = SlotState::Taken,
+                    _ => {}
                 }
-                (SlotState::TakenSpooling, true) => {
-                    head.settle();
-                    SlotState::TakenSpooled
-                }
-                (SlotState::Spooling, false) => SlotState::Pending,
-                (SlotState::TakenSpooling, false) => SlotState::Taken,
-                (other, _) => other,
-            };
-        }
-        shared.launcher
-    });
-    memory::broadcast();
-    memory::wake(launcher.unwrap_or(std::ptr::null_mut()));
+            }
+            shared.launcher
+        });
+        memory::broadcast();
+        memory::wake(launcher.unwrap_or(std::ptr::null_mut()));
+    }
+}
+
+fn write(claim: Claim) -> Result<(), SpoolError> {
+    let result = claim.append().map(Appended::sync);
+    claim.settle(result.is_ok());
     result
 }
 
-/// The last resort of an event that found no slot.
-fn spool_unqueued(bytes: &[u8]) {
-    let (database, now) = (my_database(), memory::now());
-    let Err(error) = spool_event(database, bytes, 1, now, None) else {
-        complain(Complaint::Spooled, "the queue is full", &[]);
-        return;
-    };
-    lose(database, 1, now);
-    complain(Complaint::Lost, &format!("the queue is full and {error}"), bytes);
+/// When what is appended to the spool must be on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sync {
+    Now,
+    /// Whenever the system gets to it.
+    Later,
 }
 
-fn spool_event(
+/// The last resort of an event that found no slot.
+fn spool_unqueued(bytes: &[u8], sync: Sync) {
+    let (database, now) = (my_database(), memory::now());
+    match append(database, bytes, 1, now, None) {
+        Ok(appended) => {
+            if sync == Sync::Now {
+                appended.sync();
+            }
+            complain(Complaint::Spooled, "the queue is full", &[]);
+        }
+        Err(error) => {
+            lose(database, 1, now);
+            complain(Complaint::Lost, &format!("the queue is full and {error}"), bytes);
+        }
+    }
+}
+
+fn append(
     database: pg_sys::Oid,
     bytes: &[u8],
     occurrences: i64,
     last_at: i64,
     doubt: Option<Batch>,
-) -> Result<(), SpoolError> {
+) -> Result<Appended, SpoolError> {
     let event = Event::decode(bytes).map_err(SpoolError::Unreadable)?;
     let record = Record { event, occurrences, last_at, doubt };
     spool::append(database, &record.encode().map_err(SpoolError::Unreadable)?)
@@ -317,7 +348,7 @@ pub fn lose(database: pg_sys::Oid, events: i64, now: i64) {
 
 /// One line a minute of each kind; the event itself where the log is the last place where it can be found.
 pub fn complain(complaint: Complaint, reason: &str, event: &[u8]) {
-    let now = memory::now();
+    let now = memory::uptime();
     let Some(Some(unsaid)) = memory::locked(|shared, _| shared.may_complain(complaint, now)) else {
         if !memory::is_there() {
             pgrx::log!("holdfast: event lost: {reason}: {}", String::from_utf8_lossy(event));

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use pgrx::pg_sys;
 
-use super::memory;
+use super::memory::{self, Uninterrupted};
 use crate::pg::{compat, gucs};
 
 /// In the data directory, where every process of the server has its working directory.
@@ -46,32 +46,48 @@ impl From<io::Error> for SpoolError {
     }
 }
 
-/// Appends a record to a database's spool; it is on disk when this returns.
+/// Appends a record to a database's spool; it is taken in even if this process is killed now, but outlives the machine only
+/// when it is synced.
 ///
 /// # Errors
 /// When the spool has no room or can't be written. Nothing of the record is in it then.
-pub fn append(database: pg_sys::Oid, record: &[u8]) -> Result<(), SpoolError> {
-    let appended = memory::spool_locked(|| append_locked(database, record));
-    let Some(appended) = appended else { return Err(SpoolError::Io(io::ErrorKind::NotFound.into())) };
-    let file = appended?;
-    // Not under the lock: writers that sync together share the disk's effort.
-    if let Err(error) = file.sync_data() {
-        // It is in the file, and will be taken in unless the machine fails first.
-        pgrx::log!("holdfast: the spool could not be synced: {error}");
+pub fn append(database: pg_sys::Oid, record: &[u8]) -> Result<Appended, SpoolError> {
+    match memory::spool_locked(|| append_locked(database, record)) {
+        Some(appended) => Ok(Appended { file: appended?, record: record.to_vec() }),
+        None => Err(SpoolError::Io(io::ErrorKind::NotFound.into())),
     }
-    Ok(())
+}
+
+/// A record that was appended.
+pub struct Appended {
+    file: File,
+    record: Vec<u8>,
+}
+
+impl Appended {
+    /// Brings the file as it is to the disk. Not under the lock: writers that sync together share the disk's effort.
+    pub fn sync(self) {
+        if let Err(error) = self.file.sync_data() {
+            // It will be taken in unless the machine fails first; then the log has it. Without interrupts, since others may
+            // wait for this process.
+            let _uninterrupted = Uninterrupted::begin();
+            let record = String::from_utf8_lossy(&self.record);
+            pgrx::log!("holdfast: event in the spool that could not be synced: {error}: {record}");
+        }
+    }
 }
 
 fn append_locked(database: pg_sys::Oid, record: &[u8]) -> Result<File, SpoolError> {
-    let open = files()?.into_iter().find(|f| f.database == database && !f.taken);
-    let mut file = match open {
+    let own: Vec<SpoolFile> = files()?.into_iter().filter(|f| f.database == database).collect();
+    let used: u64 = own.iter().map(SpoolFile::size).sum();
+    if used + record.len() as u64 > gucs::audit_spool_size() {
+        return Err(SpoolError::Full);
+    }
+    let mut file = match own.into_iter().find(|f| !f.taken) {
         Some(open) => OpenOptions::new().append(true).open(open.path)?,
         None => create(database)?,
     };
     let length = file.metadata()?.len();
-    if length + record.len() as u64 > gucs::audit_spool_size() {
-        return Err(SpoolError::Full);
-    }
     if let Err(error) = file.write_all(record) {
         // Half a record would be taken for damage.
         file.set_len(length)?;
@@ -89,8 +105,12 @@ fn create(database: pg_sys::Oid) -> io::Result<File> {
     let path = Path::new(DIRECTORY).join(format!("{}.{}.spool", database.to_u32(), memory::now()));
     // SAFETY: as above.
     let mode = unsafe { compat::pg_file_create_mode } as u32;
-    let file = OpenOptions::new().append(true).create_new(true).mode(mode).open(path)?;
-    sync_directory(Path::new(DIRECTORY))?;
+    let file = OpenOptions::new().append(true).create_new(true).mode(mode).open(&path)?;
+    if let Err(error) = sync_directory(Path::new(DIRECTORY)) {
+        // So that the next one tries again.
+        fs::remove_file(&path)?;
+        return Err(error);
+    }
     Ok(file)
 }
 
@@ -109,6 +129,11 @@ impl TakenFile {
     /// The whole file.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         fs::read(&self.path)
+    }
+
+    /// It can't be read, and must not be in the way of others.
+    pub fn set_aside(self) -> io::Result<()> {
+        fs::rename(&self.path, self.path.with_extension("unreadable"))
     }
 
     /// Its events are committed.
@@ -149,15 +174,13 @@ pub fn databases() -> Vec<pg_sys::Oid> {
 }
 
 /// Whether a database has something in the spool.
-pub fn is_used(database: pg_sys::Oid) -> bool {
-    files().unwrap_or_default().iter().any(|f| f.database == database)
+pub fn is_used(database: pg_sys::Oid) -> io::Result<bool> {
+    Ok(files()?.iter().any(|f| f.database == database))
 }
 
 /// How many bytes a database has in the spool.
 pub fn size(database: pg_sys::Oid) -> u64 {
-    let files = files().unwrap_or_default();
-    let own = files.iter().filter(|f| f.database == database);
-    own.filter_map(|f| fs::metadata(&f.path).ok()).map(|m| m.len()).sum()
+    files().unwrap_or_default().iter().filter(|f| f.database == database).map(SpoolFile::size).sum()
 }
 
 struct SpoolFile {
@@ -165,6 +188,12 @@ struct SpoolFile {
     database: pg_sys::Oid,
     birth: i64,
     taken: bool,
+}
+
+impl SpoolFile {
+    fn size(&self) -> u64 {
+        fs::metadata(&self.path).map_or(0, |m| m.len())
+    }
 }
 
 fn files() -> io::Result<Vec<SpoolFile>> {

@@ -1,11 +1,13 @@
 //! The shared memory as the launcher and the drain workers see it: which databases have a worker, and which events a worker
 //! has taken.
 
+use std::ptr;
+
 use pgrx::pg_sys;
 
-use super::memory::{self, DATABASES, Drain, DrainState, Loss, SlotState};
+use super::memory::{self, DATABASES, Drain, DrainState, Loss, Shared, Slot, SlotState, Uninterrupted};
 use super::queue::{self, Claim};
-use super::spool::{self, SpoolError};
+use super::spool::{self, Appended, SpoolError};
 use crate::policy::spool::Batch;
 
 /// How long after a worker's failure the next one is started, in microseconds: twice as long each time, up to the second
@@ -13,43 +15,87 @@ use crate::policy::spool::Batch;
 const FIRST_RETRY: i64 = 200_000;
 const LAST_RETRY: i64 = 60_000_000;
 
-/// The launcher announces itself, or takes its latch back when it is told to stop.
-pub fn set_launcher(latch: *mut pg_sys::Latch) {
+/// The launcher announces itself.
+pub fn launcher_started(latch: *mut pg_sys::Latch) {
+    memory::locked(|shared, _| (shared.launcher, shared.stopping) = (latch, false));
+}
+
+/// The launcher ends, or is told to stop: then nobody takes what is put into a slot from now on.
+pub fn launcher_ended(stopping: bool) {
     memory::locked(|shared, _| {
-        shared.launcher = latch;
-        shared.stopping = latch.is_null();
-        shared.launcher_gone_at = memory::now();
+        shared.launcher = ptr::null_mut();
+        shared.launcher_gone_at = memory::uptime();
+        shared.stopping |= stopping;
     });
     memory::broadcast();
 }
 
-/// A database for which a worker should be started.
-pub struct Wanted {
+/// A worker, as the entry of its database names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Worker {
     pub database: pg_sys::Oid,
-    /// Whether the last worker failed.
+    /// Which one of all since the memory was laid out. An entry that names another one isn't this worker's any more.
+    pub serial: i64,
+}
+
+impl Shared {
+    /// The entry of a worker, as long as it is that worker's.
+    fn entry(&mut self, worker: Worker) -> Option<&mut Drain> {
+        self.drain(worker.database).filter(|drain| drain.serial == worker.serial)
+    }
+}
+
+/// A worker that should be started.
+pub struct Wanted {
+    pub worker: Worker,
+    /// Whether the last one failed.
     pub cautious: bool,
 }
 
 /// The databases that have something to be stored, nobody who stores it, and no reason to wait. Each counts as having a
 /// worker from now on. `spooled` are those that have something in the spool.
 pub fn claim_undrained(spooled: &[pg_sys::Oid]) -> Vec<Wanted> {
-    let now = memory::now();
+    let now = memory::uptime();
     let mut wanted = Vec::with_capacity(DATABASES);
+    let mut databases: Vec<pg_sys::Oid> = Vec::with_capacity(DATABASES * 2 + spooled.len());
+    databases.extend(spooled);
     memory::locked(|shared, slots| {
-        let pending = slots.heads.iter().filter(|s| s.state == SlotState::Pending).map(|s| s.database);
-        let lost: Vec<pg_sys::Oid> = shared.losses.iter().filter(|l| l.events > 0).map(|l| l.database).collect();
-        for database in pending.chain(spooled.iter().copied()).chain(lost) {
-            let failures = match shared.drain(database) {
+        for head in slots.heads.iter().filter(|s| s.state == SlotState::Pending) {
+            if !databases.contains(&head.database) && databases.len() < databases.capacity() {
+                databases.push(head.database);
+            }
+        }
+        for loss in shared.losses.iter().filter(|l| l.events > 0) {
+            if !databases.contains(&loss.database) && databases.len() < databases.capacity() {
+                databases.push(loss.database);
+            }
+        }
+        // A database that failed and has nothing any more needs no other try.
+        for drain in shared.drains.iter_mut().filter(|d| d.state == DrainState::Failing && d.retry_at <= now) {
+            if !databases.contains(&drain.database) {
+                *drain = Drain::UNUSED;
+            }
+        }
+        for database in &databases {
+            let failures = match shared.drain(*database) {
                 None => 0,
                 Some(drain) if drain.state == DrainState::Failing && drain.retry_at <= now => drain.failures,
                 Some(_) => continue,
             };
-            let unused = shared.drains.iter().position(|d| d.state == DrainState::Unused);
-            let entry = shared.drains.iter().position(|d| d.state == DrainState::Failing && d.database == database);
-            let Some(entry) = entry.or(unused).and_then(|n| shared.drains.get_mut(n)) else { break };
+            let entry = shared.drains.iter().position(|d| d.state == DrainState::Failing && d.database == *database);
+            let entry = entry.or_else(|| shared.drains.iter().position(|d| d.state == DrainState::Unused));
+            let Some(entry) = entry.and_then(|n| shared.drains.get_mut(n)) else { break };
             shared.serial += 1;
-            *entry = Drain { state: DrainState::Starting, database, serial: shared.serial, failures, ..Drain::UNUSED };
-            wanted.push(Wanted { database, cautious: failures > 0 });
+            *entry = Drain {
+                state: DrainState::Starting,
+                database: *database,
+                serial: shared.serial,
+                busy_since: now,
+                failures,
+                ..Drain::UNUSED
+            };
+            let worker = Worker { database: *database, serial: shared.serial };
+            wanted.push(Wanted { worker, cautious: failures > 0 });
         }
     });
     wanted
@@ -57,80 +103,113 @@ pub fn claim_undrained(spooled: &[pg_sys::Oid]) -> Vec<Wanted> {
 
 /// How long until the next failed worker is tried again, in microseconds; none if there is none.
 pub fn next_retry() -> Option<i64> {
-    let now = memory::now();
+    let now = memory::uptime();
     memory::locked(|shared, _| {
         let failing = shared.drains.iter().filter(|d| d.state == DrainState::Failing);
         failing.map(|d| (d.retry_at - now).max(0)).min()
     })?
 }
 
-/// The drains that are starting or running: by database and process, 0 for one that hasn't got to run yet.
-pub fn drains() -> Vec<(pg_sys::Oid, i32)> {
+/// The workers that are starting or running, and their processes, 0 for one that hasn't got to run yet.
+pub fn drains() -> Vec<(Worker, i32)> {
     let mut drains = Vec::with_capacity(DATABASES);
     memory::locked(|shared, _| {
         let live = shared.drains.iter().filter(|d| matches!(d.state, DrainState::Starting | DrainState::Running));
-        drains.extend(live.map(|d| (d.database, d.pid)));
+        drains.extend(live.map(|d| (Worker { database: d.database, serial: d.serial }, d.pid)));
     });
     drains
 }
 
-/// A worker has ended, or couldn't be started: what it had taken is pending again, unless the spool has it meanwhile.
-pub fn drain_ended(database: pg_sys::Oid) {
-    let now = memory::now();
+/// A worker has ended, or couldn't be started, or isn't to start any more: what it had taken is pending again, unless the
+/// spool has it meanwhile.
+pub fn drain_ended(worker: Worker) {
+    let now = memory::uptime();
     memory::locked(|shared, slots| {
-        for head in slots.heads.iter_mut().filter(|s| s.database == database) {
-            head.state = match head.state {
-                SlotState::Taken => SlotState::Pending,
-                SlotState::TakenSpooling => SlotState::Spooling,
-                SlotState::TakenSpooled => SlotState::Free,
-                other => other,
-            };
-        }
-        if let Some(drain) = shared.drain(database) {
-            let failures = if drain.sound { 0 } else { drain.failures + 1 };
-            let pause = (FIRST_RETRY << failures.saturating_sub(1).min(16)).min(LAST_RETRY);
-            *drain = match failures {
-                0 => Drain::UNUSED,
-                _ => Drain { state: DrainState::Failing, database, failures, retry_at: now + pause, ..Drain::UNUSED },
-            };
+        let Some(drain) = shared.entry(worker) else { return };
+        let failures = if drain.sound { 0 } else { drain.failures + 1 };
+        let pause = (FIRST_RETRY << failures.saturating_sub(1).min(16)).min(LAST_RETRY);
+        let retry_at = if drain.retry_at > now { drain.retry_at } else { now + pause };
+        *drain = match (failures, drain.retry_at > now) {
+            (0, false) => Drain::UNUSED,
+            _ => Drain {
+                state: DrainState::Failing,
+                database: worker.database,
+                serial: worker.serial,
+                failures,
+                retry_at,
+                ..Drain::UNUSED
+            },
+        };
+        for slot in 0..slots.heads.len() {
+            let Some(head) = slots.heads.get_mut(slot).filter(|s| s.database == worker.database) else { continue };
+            match head.state {
+                SlotState::Taken => head.state = SlotState::Pending,
+                SlotState::TakenSpooling => head.state = SlotState::Spooling,
+                SlotState::TakenSpooled => slots.release(shared, slot),
+                SlotState::Free | SlotState::Pending | SlotState::Spooling => {}
+            }
         }
     });
     memory::broadcast();
 }
 
-/// The worker of a database is at work: sessions may wake it themselves. Returns what names it.
-pub fn drain_started(database: pg_sys::Oid, latch: *mut pg_sys::Latch) -> Batch {
-    let batch = memory::locked(|shared, _| {
-        let origin = shared.origin;
-        let serial = shared.drain(database).map_or(0, |drain| {
-            // SAFETY: a plain read.
-            (drain.state, drain.latch, drain.pid) = (DrainState::Running, latch, unsafe { pg_sys::MyProcPid });
-            drain.serial
-        });
-        Batch { origin, drain: serial, number: 0 }
-    });
-    batch.unwrap_or(Batch { origin: 0, drain: 0, number: 0 })
-}
-
-/// The worker of a database could not store what it had: however it ends, it has failed.
-pub fn drain_failed(database: pg_sys::Oid) {
+/// A worker is at work: sessions may wake it themselves. Returns what names its transactions; none if another one has taken
+/// its place, so that it must do nothing.
+pub fn drain_started(worker: Worker, latch: *mut pg_sys::Latch) -> Option<Batch> {
     memory::locked(|shared, _| {
-        if let Some(drain) = shared.drain(database) {
-            drain.sound = false;
+        let origin = shared.origin;
+        let drain = shared.entry(worker).filter(|drain| drain.state == DrainState::Starting)?;
+        // SAFETY: a plain read.
+        (drain.state, drain.latch, drain.pid) = (DrainState::Running, latch, unsafe { pg_sys::MyProcPid });
+        drain.busy_since = 0;
+        Some(Batch { origin, drain: worker.serial, number: 0 })
+    })?
+}
+
+/// A worker begins a transaction, or is done with it. Whether it is still the one for its database.
+pub fn drain_busy(worker: Worker, busy: bool) -> bool {
+    let now = memory::uptime();
+    memory::locked(|shared, _| match shared.entry(worker) {
+        Some(drain) => {
+            drain.busy_since = if busy { now } else { 0 };
+            true
+        }
+        None => false,
+    })
+    .unwrap_or(false)
+}
+
+/// A worker has committed something, or failed to: that is what counts when it has ended.
+pub fn drain_sound(worker: Worker, sound: bool) {
+    memory::locked(|shared, _| {
+        if let Some(drain) = shared.entry(worker) {
+            drain.sound = sound;
         }
     });
 }
 
-/// The worker of a database stops, unless something is pending. Returns whether it may.
-pub fn drain_may_stop(database: pg_sys::Oid) -> bool {
+/// A worker leaves its database to somebody else for a while, in microseconds.
+pub fn drain_gives_way(worker: Worker, pause: i64) {
+    let now = memory::uptime();
+    memory::locked(|shared, _| {
+        if let Some(drain) = shared.entry(worker) {
+            drain.retry_at = now + pause;
+        }
+    });
+}
+
+/// A worker stops, unless something is pending. Returns whether it may.
+pub fn drain_may_stop(worker: Worker) -> bool {
     memory::locked(|shared, slots| {
-        if slots.heads.iter().any(|s| s.database == database && s.state != SlotState::Free) {
-            return false;
+        let pending = slots.heads.iter().any(|s| s.state != SlotState::Free && s.database == worker.database);
+        match shared.entry(worker) {
+            Some(_) if pending => false,
+            Some(drain) => {
+                *drain = Drain::UNUSED;
+                true
+            }
+            None => true,
         }
-        if let Some(drain) = shared.drain(database) {
-            *drain = Drain::UNUSED;
-        }
-        true
     })
     .unwrap_or(true)
 }
@@ -146,16 +225,22 @@ pub struct Taken {
     pub doubt: Option<Batch>,
 }
 
-/// Takes the pending events of a database, oldest first, at most `limit` of them, for a transaction of its worker.
-pub fn take(database: pg_sys::Oid, limit: usize, batch: Batch) -> Vec<Taken> {
-    let now = memory::now();
+/// How many events a worker commits at once. A batch takes 4 MB of its memory then.
+const BATCH: usize = 1_000;
+
+/// Takes the pending events of a worker's database, oldest first, at most `limit` of them, for one of its transactions.
+pub fn take(worker: Worker, limit: usize, batch: Batch) -> Vec<Taken> {
+    let limit = limit.min(BATCH);
+    let mut taken = Vec::with_capacity(limit);
     memory::locked(|shared, slots| {
+        if shared.entry(worker).is_none() {
+            return;
+        }
         let pending = slots.heads.iter().enumerate();
-        let pending = pending.filter(|(_, s)| s.state == SlotState::Pending && s.database == database);
+        let pending = pending.filter(|(_, s)| s.state == SlotState::Pending && s.database == worker.database);
         let mut chosen: Vec<(u64, usize)> = pending.map(|(n, s)| (s.sequence, n)).collect();
         chosen.sort_unstable();
         chosen.truncate(limit);
-        let mut taken = Vec::with_capacity(chosen.len());
         for (sequence, slot) in chosen {
             let bytes = slots.read(slot).to_vec();
             let Some(head) = slots.heads.get_mut(slot) else { continue };
@@ -163,24 +248,17 @@ pub fn take(database: pg_sys::Oid, limit: usize, batch: Batch) -> Vec<Taken> {
             (head.state, head.batch) = (SlotState::Taken, batch);
             taken.push(Taken { slot, sequence, bytes, occurrences: head.occurrences, last_at: head.last_at, doubt });
         }
-        if let Some(drain) = shared.drain(database).filter(|_| !taken.is_empty()) {
-            drain.busy_since = now;
-        }
-        taken
-    })
-    .unwrap_or_default()
+    });
+    taken
 }
 
 /// The taken events are committed: whoever waits may go on.
-pub fn release(database: pg_sys::Oid, taken: &[Taken]) {
+pub fn release(worker: Worker, taken: &[Taken]) {
     memory::locked(|shared, slots| {
-        if let Some(drain) = shared.drain(database) {
-            (drain.sound, drain.busy_since) = (true, 0);
-        }
         for event in taken {
             let Some(head) = slots.heads.get_mut(event.slot) else { continue };
             // It may have been made pending again, and even been taken by another worker, meanwhile.
-            if head.sequence != event.sequence {
+            if head.sequence != event.sequence || head.batch.drain != worker.serial {
                 continue;
             }
             match head.state {
@@ -188,54 +266,112 @@ pub fn release(database: pg_sys::Oid, taken: &[Taken]) {
                 SlotState::TakenSpooled => {}
                 SlotState::Free | SlotState::Pending | SlotState::Spooling => continue,
             }
-            head.state = SlotState::Free;
+            slots.release(shared, event.slot);
         }
     });
     memory::broadcast();
 }
 
-/// Writes a database's pending events to the spool, since no worker can be had for it; with none given, those of all.
-///
-/// # Errors
-/// At the first one that can't be written.
-pub fn spool_pending(database: Option<pg_sys::Oid>) -> Result<usize, SpoolError> {
+/// How many events are brought to the spool between two syncs.
+const GROUP: usize = 64;
+
+/// Writes a database's pending events to the spool, since no worker can be had for it. Returns how many, and the last error
+/// if there was any: then events are left, pending as before.
+pub fn spool_pending(database: pg_sys::Oid) -> (usize, Option<SpoolError>) {
     let mut spooled = 0;
-    while let Some(claim) = claim_oldest(database) {
-        queue::write(claim)?;
-        spooled += 1;
+    loop {
+        // Others wait for this process from the claim on.
+        let uninterrupted = Uninterrupted::begin();
+        let claims = claim_oldest(database);
+        if claims.is_empty() {
+            return (spooled, None);
+        }
+        let mut appended = Vec::with_capacity(claims.len());
+        let mut failure = None;
+        for claim in claims {
+            match failure.is_none().then(|| claim.append()) {
+                Some(Ok(record)) => appended.push((claim, record)),
+                Some(Err(error)) => {
+                    failure = Some(error);
+                    claim.settle(false);
+                }
+                None => claim.settle(false),
+            }
+        }
+        spooled += appended.len();
+        // The last one's sync is for all that was appended to the same file before; theirs then has nothing to do.
+        let (claims, records): (Vec<Claim>, Vec<Appended>) = appended.into_iter().unzip();
+        records.into_iter().rev().for_each(Appended::sync);
+        claims.into_iter().for_each(|claim| claim.settle(true));
+        drop(uninterrupted);
+        pgrx::check_for_interrupts!();
+        if failure.is_some() {
+            return (spooled, failure);
+        }
     }
-    Ok(spooled)
 }
 
-fn claim_oldest(database: Option<pg_sys::Oid>) -> Option<Claim> {
-    memory::locked(|shared, slots| {
-        let pending = slots.heads.iter().enumerate().filter(|(_, s)| s.state == SlotState::Pending);
-        let ours = pending.filter(|(_, s)| database.is_none_or(|database| s.database == database));
-        let oldest = ours.min_by_key(|(_, s)| s.sequence).map(|(n, _)| n)?;
-        queue::claim(shared, slots, oldest)
-    })?
+fn claim_oldest(database: pg_sys::Oid) -> Vec<Claim> {
+    let mut claims = Vec::with_capacity(GROUP);
+    memory::locked(|_, slots| {
+        let pending = slots.heads.iter().enumerate();
+        let pending = pending.filter(|(_, s)| s.state == SlotState::Pending && s.database == database);
+        let mut oldest: Vec<(u64, usize)> = pending.map(|(n, s)| (s.sequence, n)).collect();
+        oldest.sort_unstable();
+        oldest.truncate(GROUP);
+        claims.extend(oldest.into_iter().filter_map(|(_, slot)| queue::claim(slots, slot)));
+    });
+    claims
+}
+
+/// The databases that have events in the queue.
+pub fn pending_databases() -> Vec<pg_sys::Oid> {
+    let mut databases = Vec::with_capacity(DATABASES);
+    memory::locked(|_, slots| {
+        for head in slots.heads.iter().filter(|s| s.state == SlotState::Pending) {
+            if !databases.contains(&head.database) {
+                databases.push(head.database);
+            }
+        }
+    });
+    databases
+}
+
+/// What a database has pending, for the log.
+pub fn pending_events(database: pg_sys::Oid) -> Vec<Vec<u8>> {
+    let mut events = Vec::new();
+    memory::locked(|_, slots| {
+        for slot in 0..slots.heads.len() {
+            let pending = |s: &&Slot| s.state == SlotState::Pending && s.database == database;
+            if slots.heads.get(slot).filter(pending).is_some() {
+                events.push(slots.read(slot).to_vec());
+            }
+        }
+    });
+    events
 }
 
 /// Forgets a database that isn't there any more. Returns how many events of it were waiting.
-pub fn forget(database: pg_sys::Oid) -> usize {
-    let forgotten = memory::locked(|shared, slots| {
-        let own = slots.heads.iter_mut().filter(|s| s.database == database && s.state == SlotState::Pending);
-        let forgotten = own
-            .map(|head| {
+pub fn forget(worker: Worker) -> usize {
+    let mut forgotten = 0;
+    memory::locked(|shared, slots| {
+        for slot in 0..slots.heads.len() {
+            let pending = |s: &&mut Slot| s.state == SlotState::Pending && s.database == worker.database;
+            if let Some(head) = slots.heads.get_mut(slot).filter(pending) {
                 head.settle();
-                head.state = SlotState::Free;
-            })
-            .count();
-        for loss in shared.losses.iter_mut().filter(|l| l.database == database) {
+                slots.release(shared, slot);
+                forgotten += 1;
+            }
+        }
+        for loss in shared.losses.iter_mut().filter(|l| l.database == worker.database) {
             loss.events = 0;
         }
-        if let Some(drain) = shared.drain(database) {
+        if let Some(drain) = shared.entry(worker) {
             *drain = Drain::UNUSED;
         }
-        forgotten
     });
     memory::broadcast();
-    forgotten.unwrap_or(0)
+    forgotten
 }
 
 /// What a database has lost and no worker has written down yet.
