@@ -73,9 +73,12 @@ CREATE TABLE holdfast.classified_table (
     tenant text COLLATE "C",
     -- Where that foreign key leads.
     parent regclass,
+    -- The columns of a key of several, in its order.
+    tenant_columns text[],
     CHECK ((via IS NULL) = (parent IS NULL)),
-    CHECK ((class = 'tenant') = (pg_catalog.num_nonnulls(tenant_column, via, tenant) = 1)),
-    CHECK (class = 'tenant' OR pg_catalog.num_nonnulls(tenant_column, via, tenant) = 0),
+    CHECK ((class = 'tenant') = (pg_catalog.num_nonnulls(tenant_column, via, tenant, tenant_columns) = 1)),
+    CHECK (class = 'tenant' OR pg_catalog.num_nonnulls(tenant_column, via, tenant, tenant_columns) = 0),
+    CHECK (pg_catalog.cardinality(tenant_columns) BETWEEN 2 AND 8),
     CHECK (class = 'exempt' OR backend IS NULL)
 );
 

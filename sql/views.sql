@@ -86,11 +86,20 @@ ORDER BY b.added_at, b.backend, line.n;
 -- Every table of the database but the system's and our own; a finding is what a DBA should look at. The catalogs tell what
 -- there is, so a table is here from the moment it exists; the guard itself tells what state it is in.
 CREATE VIEW holdfast.coverage AS
--- Once, not for each table.
-WITH tenant_columns AS MATERIALIZED (
+-- The first two once, not for each table.
+WITH classified AS MATERIALIZED (
+    SELECT c.*, coalesce(c.tenant_columns, pg_catalog.array_remove(ARRAY[c.tenant_column], NULL)) AS key,
+        (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(name), ', ' ORDER BY n)
+         FROM pg_catalog.unnest(c.tenant_columns) WITH ORDINALITY AS k (name, n)) AS listed
+    FROM holdfast.classified_table c
+), tenant_keys AS MATERIALIZED (
+    SELECT DISTINCT c.key, pg_catalog.format('its %s are tenant columns elsewhere', c.listed) AS told
+    FROM classified c WHERE c.tenant_columns IS NOT NULL
+    UNION ALL
     -- A column that is a key by itself, such as id, has a name that tells nothing.
-    SELECT c.tenant_column FROM holdfast.classified_table c
-    WHERE NOT EXISTS (
+    SELECT DISTINCT c.key, pg_catalog.format('its %I is a tenant column elsewhere', c.tenant_column)
+    FROM classified c
+    WHERE c.tenant_column IS NOT NULL AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_index i
         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
         WHERE i.indrelid = c.relation AND i.indisunique AND i.indnkeyatts = 1 AND a.attname = c.tenant_column)
@@ -105,29 +114,32 @@ WITH tenant_columns AS MATERIALIZED (
     WHERE (r.relkind IN ('r', 'p') OR r.relkind = 'f' AND r.relispartition) AND r.relpersistence <> 't'
       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'holdfast')
 ), facts AS (
-    SELECT t.oid, coalesce(c.class, 'unclassified') AS class, c.tenant_column, c.via, c.tenant, c.backend,
+    SELECT t.oid, coalesce(c.class, 'unclassified') AS class, coalesce(c.tenant_column, c.listed) AS tenant_column,
+        c.via, c.tenant, c.backend, c.listed IS NOT NULL AS several,
         CASE WHEN c.class IN ('tenant', 'global') THEN coalesce(holdfast.guard_state(t.oid), 'missing') END AS guard,
-        EXISTS (SELECT FROM pg_catalog.pg_attribute a
-            WHERE a.attrelid = t.oid AND a.attname = c.tenant_column AND NOT a.attisdropped) AS has_column,
-        (SELECT a.attname FROM pg_catalog.pg_attribute a
-            WHERE a.attrelid = t.oid AND NOT a.attisdropped
-              AND a.attname IN (SELECT tenant_column FROM tenant_columns) LIMIT 1) AS like_tenants,
+        (SELECT k.name FROM pg_catalog.unnest(c.key) WITH ORDINALITY AS k (name, n)
+            WHERE k.name <> ALL (own.columns) ORDER BY k.n LIMIT 1) AS lost,
+        (SELECT k.told FROM tenant_keys k WHERE k.key <@ own.columns
+            ORDER BY pg_catalog.cardinality(k.key) DESC, k.told LIMIT 1) AS like_tenants,
         (SELECT p.relation FROM pg_catalog.pg_inherits i JOIN holdfast.classified_table p ON p.relation = i.inhparent
             WHERE i.inhrelid = t.oid AND p.class IN ('tenant', 'global') LIMIT 1) AS inherits,
         EXISTS (SELECT FROM pg_catalog.pg_trigger g
             WHERE g.tgrelid = t.oid AND g.tgfoid = 'holdfast.guard_row()'::pg_catalog.regprocedure) AS has_trigger
-    FROM tables t LEFT JOIN holdfast.classified_table c ON c.relation = t.classified
+    FROM tables t LEFT JOIN classified c ON c.relation = t.classified
+    CROSS JOIN LATERAL (SELECT ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = t.oid AND NOT a.attisdropped) AS columns) own
 ), found AS (
     SELECT oid, class, tenant_column, via, tenant, backend, guard,
         CASE WHEN class = 'unclassified' THEN CASE
                  WHEN inherits IS NOT NULL THEN pg_catalog.format('not classified; guard its parent %s again', inherits)
                  WHEN has_trigger THEN 'not classified, but it has a guard'
-                 WHEN like_tenants IS NOT NULL
-                     THEN pg_catalog.format('not classified; its %I is a tenant column elsewhere', like_tenants)
+                 WHEN like_tenants IS NOT NULL THEN 'not classified; ' || like_tenants
                  ELSE 'not classified' END
-             WHEN class = 'global' AND guard = 'enabled' AND like_tenants IS NOT NULL
-                 THEN pg_catalog.format('global; its %I is a tenant column elsewhere', like_tenants)
-             WHEN guard = 'columnless' AND has_column THEN 'its tenant column has changed its nature'
+             WHEN class = 'global' AND guard = 'enabled' AND like_tenants IS NOT NULL THEN 'global; ' || like_tenants
+             WHEN guard = 'columnless' AND lost IS NULL
+                 THEN CASE WHEN several THEN 'one of its tenant columns' ELSE 'its tenant column' END
+                     || ' has changed its nature'
+             WHEN guard = 'columnless' AND several THEN pg_catalog.format('its tenant column %I is gone', lost)
              WHEN guard = 'columnless' THEN 'its tenant column is gone'
              WHEN guard = 'pathless' THEN pg_catalog.format('by its %I no tenant can be found any more', via)
              WHEN guard = 'missing' AND has_trigger THEN 'a table that inherits from it has no guard; guard it again'
@@ -138,9 +150,9 @@ WITH tenant_columns AS MATERIALIZED (
         END AS finding
     FROM facts
     UNION ALL
-    SELECT relation, class, tenant_column, via, tenant, backend, NULL,
+    SELECT relation, class, coalesce(tenant_column, listed), via, tenant, backend, NULL,
         pg_catalog.format('dropped; SELECT holdfast.unguard_table(%s)', relation::oid)
-    FROM holdfast.classified_table WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class r WHERE r.oid = relation)
+    FROM classified WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class r WHERE r.oid = relation)
 )
 SELECT oid::regclass AS relation, class, tenant_column, via, tenant, backend, guard, finding
 FROM found

@@ -145,12 +145,15 @@ impl Database {
         let Some(relation) = relation::facts(&self.session, Oid::from(table)) else { return nobody };
         match (&relation.locate, &relation.table.class) {
             (Locate::Constant(tenant), _) => format!("{}::text", quote_literal(tenant.as_str())),
-            (Locate::Column { of, .. }, TableClass::Tenant(TenantSource::Column(column))) => {
-                let column = format!("{row}.{}", quote_identifier(column));
-                match of {
-                    TenantType::Citext => format!("lower({column}::text)"),
-                    TenantType::Bytea => format!("'\\x' || encode({column}, 'hex')"),
-                    TenantType::Integer | TenantType::Uuid | TenantType::Text => format!("{column}::text"),
+            (Locate::Columns(columns), TableClass::Tenant(TenantSource::Columns(names))) => {
+                let types = columns.iter().map(|column| column.of);
+                let keys: Vec<String> = names.names().iter().zip(types).map(|(name, of)| key(row, name, of)).collect();
+                match keys.as_slice() {
+                    [only] => only.clone(),
+                    _ => {
+                        let keys = keys.join(", ");
+                        format!("CASE num_nulls({keys}) WHEN 0 THEN ROW({keys})::text END")
+                    }
                 }
             }
             (Locate::Parent(link), _) => {
@@ -230,6 +233,16 @@ impl Source for Database {
              ORDER BY c.tableoid, c.ctid"
         );
         self.found(&sql, rows)
+    }
+}
+
+/// The expression of a tenant column of a row, in its canonical form.
+fn key(row: &str, column: &str, of: TenantType) -> String {
+    let column = format!("{row}.{}", quote_identifier(column));
+    match of {
+        TenantType::Citext => format!("lower({column}::text)"),
+        TenantType::Bytea => format!("'\\x' || encode({column}, 'hex')"),
+        TenantType::Integer | TenantType::Uuid | TenantType::Text => format!("{column}::text"),
     }
 }
 

@@ -4,16 +4,18 @@ use pgrx::iter::TableIterator;
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, default, name, pg_extern, search_path};
 
-use super::guarding::{guard_as, guard_as_global, lock_all};
+use super::guarding::{guard_as, guard_as_global, key_columns, lock_all};
 use super::{facts, fetch, required};
+use crate::pg::columns::{self, ColumnProblem};
 use crate::pg::locks::TableLock;
 use crate::pg::parents::ParentLink;
 use crate::pg::reading::{self, Row};
-use crate::pg::relation::{self, ColumnProblem};
+use crate::pg::relation;
 use crate::pg::report::error;
 use crate::pg::session::Session;
 use crate::pg::types::Regclass;
-use crate::policy::schema::{self, Action, Column, ForeignKey, Proposal, Table};
+use crate::policy::columns::KeyColumns;
+use crate::policy::schema::{self, Action, Columns, ForeignKey, Proposal, Table};
 use crate::policy::surface::{TableClass, TenantSource};
 
 /// Says of every table of a schema whose rows it seems to hold and why; with `dry_run := false`, guards those of which that
@@ -39,13 +41,14 @@ fn guard_schema(
     ),
 > {
     let schema = of_the_application(required(schema, "schema"));
-    let column = required(tenant_column, "tenant_column");
+    let columns = required(tenant_column, "tenant_column");
+    let columns = key_columns(columns, |column| has_column(schema, column));
     let dry_run = required(dry_run, "dry_run");
     if tenant.is_some_and(str::is_empty) {
         error(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "parameter \"tenant\" must not be empty", "", "");
     }
     let session = facts();
-    let proposals = schema::propose(&tables(&session, schema, column), column, tenant);
+    let proposals = schema::propose(&tables(&session, schema, &columns), &columns, tenant);
     if !dry_run {
         let certain: Vec<&Proposal> = proposals.iter().filter(|p| p.action == Action::Guard).collect();
         let tables: Vec<Oid> = certain.iter().map(|proposal| Oid::from(proposal.table)).collect();
@@ -69,11 +72,11 @@ type Told = (Regclass, Option<String>, Option<String>, Option<String>, Option<St
 
 fn told(proposal: Proposal) -> Told {
     let Proposal { table, class, action, reason } = proposal;
-    let (mut column, mut via, mut tenant) = (None, None, None);
+    let (mut columns, mut via, mut tenant) = (None, None, None);
     let class = match class {
         TableClass::Tenant(source) => {
             match source {
-                TenantSource::Column(name) => column = Some(name),
+                TenantSource::Columns(names) => columns = Some(names.to_string()),
                 TenantSource::Parent(name) => via = Some(name),
                 TenantSource::Constant(key) => tenant = Some(key),
             }
@@ -83,7 +86,7 @@ fn told(proposal: Proposal) -> Told {
         TableClass::Exempt { .. } => Some("exempt"),
         TableClass::Unclassified => None,
     };
-    (Regclass(Oid::from(table)), class.map(str::to_owned), column, via, tenant, action.to_string(), reason)
+    (Regclass(Oid::from(table)), class.map(str::to_owned), columns, via, tenant, action.to_string(), reason)
 }
 
 /// A schema that exists and holds tables that can be guarded.
@@ -141,7 +144,7 @@ const KEYS: &str = "
     GROUP BY con.oid, con.confrelid ORDER BY con.oid";
 
 /// What the catalogs say of a schema.
-fn tables(session: &Session, schema: &str, column: &str) -> Vec<Table> {
+fn tables(session: &Session, schema: &str, columns: &KeyColumns) -> Vec<Table> {
     let read = |row: &Row| Table {
         oid: row.oid(0),
         name: row.text(1),
@@ -149,7 +152,7 @@ fn tables(session: &Session, schema: &str, column: &str) -> Vec<Table> {
         class: TableClass::Unclassified,
         extension: row.get(3),
         inherits: row.get::<Vec<Option<Oid>>>(4).into_iter().flatten().flatten().map(Oid::to_u32).collect(),
-        column: Column::Missing,
+        columns: Columns::Missing,
         keys: Vec::new(),
     };
     let mut tables = reading::rows(TABLES, &[schema.into()], read);
@@ -158,10 +161,10 @@ fn tables(session: &Session, schema: &str, column: &str) -> Vec<Table> {
         if let Some(known) = relation::facts(session, oid) {
             table.class = known.table.class.clone();
         }
-        table.column = match relation::check_tenant_column(oid, column) {
-            Ok(()) => Column::Fit,
-            Err(ColumnProblem::Missing) => Column::Missing,
-            Err(problem) => Column::Unfit(clause(&problem)),
+        table.columns = match unfit(oid, columns.names()) {
+            None => Columns::Fit,
+            _ if columns.names().iter().any(|column| !columns::exists(oid, column)) => Columns::Missing,
+            Some(why) => Columns::Unfit(why),
         };
         table.keys = reading::rows(KEYS, &[oid.into()], |row| key(oid, row));
     }
@@ -170,22 +173,33 @@ fn tables(session: &Session, schema: &str, column: &str) -> Vec<Table> {
 
 fn key(table: Oid, row: &Row) -> ForeignKey {
     let (parent, columns, referenced) = (Oid::from(row.oid(0)), row.texts(2), row.texts(3));
-    let unfit = match referenced.as_slice() {
-        [column] => relation::check_tenant_column(parent, column).err().map(|problem| clause(&problem)),
-        _ => None,
-    };
+    let unfit = unfit(parent, &referenced);
     let names = |column: &&String| ParentLink::find(table, column).is_ok_and(|link| link.parent == parent);
-    let fit = |column: &&String| relation::check_tenant_column(table, column).is_ok();
+    let fit = |column: &&String| columns::check(table, column).is_ok();
     let fit = columns.iter().filter(fit).cloned().collect();
     let named_by = columns.iter().find(names).cloned();
     ForeignKey { columns, parent: row.oid(1), referenced, unfit, nullable: row.get(4) == Some(true), fit, named_by }
 }
 
-fn clause(problem: &ColumnProblem) -> String {
-    match problem {
-        ColumnProblem::Missing => "it doesn't exist".to_owned(),
-        ColumnProblem::Generated => "it is generated".to_owned(),
-        ColumnProblem::Type(of) => format!("its type is {of}"),
-        ColumnProblem::Collation => "its collation is nondeterministic".to_owned(),
-    }
+/// Whether a table of the schema has a column of this name.
+fn has_column(schema: &str, column: &str) -> bool {
+    let sql = "SELECT EXISTS (SELECT FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1) AND c.relkind IN ('r', 'p')
+          AND a.attname::text = $2 AND a.attnum > 0 AND NOT a.attisdropped)";
+    fetch::<bool>(sql, &[schema.into(), column.into()]) == Some(true)
+}
+
+/// Why columns of a table can't be tenant columns, as a clause; of several, it names the one.
+fn unfit(table: Oid, columns: &[String]) -> Option<String> {
+    let (problem, column) = columns.iter().find_map(|column| Some((columns::check(table, column).err()?, column)))?;
+    let (it, its) = match columns {
+        [_] => ("it".to_owned(), "its".to_owned()),
+        _ => (format!("column {column}"), format!("column {column}'s")),
+    };
+    Some(match problem {
+        ColumnProblem::Missing => format!("{it} doesn't exist"),
+        ColumnProblem::Generated => format!("{it} is generated"),
+        ColumnProblem::Type(of) => format!("{its} type is {of}"),
+        ColumnProblem::Collation => format!("{its} collation is nondeterministic"),
+    })
 }

@@ -5,13 +5,15 @@ use pgrx::{PgSqlErrorCode, default, pg_extern, search_path};
 
 use super::surface::has_surface;
 use super::{affected, execute, facts, fetch, known_backend, required};
+use crate::pg::columns::{self, ColumnProblem};
 use crate::pg::locks::{self, TableLock};
 use crate::pg::parents::{NoLink, ParentLink};
-use crate::pg::relation::{self, ColumnProblem, Locate, Unguardable};
+use crate::pg::relation::{self, Locate, Unguardable};
 use crate::pg::report::error;
 use crate::pg::session::Session;
 use crate::pg::trigger::GUARD_NAME;
 use crate::pg::types::Regclass;
+use crate::policy::columns::{KeyColumns, NotColumns};
 use crate::policy::surface::{GuardState, TableClass, TenantSource};
 use crate::policy::tenant::TenantType;
 
@@ -19,7 +21,7 @@ use crate::policy::tenant::TenantType;
 const LOCK_ATTEMPTS: u32 = 20;
 
 /// Guards a table whose rows belong to tenants, partitions included. What names a row's tenant is one of: the column
-/// `tenant_column`; the foreign key with the column `via`, which leads to the row of another guarded table; `tenant`, to
+/// `tenant_column`, or several columns as a list; the foreign key with the column `via`, which leads to the row of another guarded table; `tenant`, to
 /// whom all rows belong. Repairs a guard that was damaged; does nothing where all is well.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
@@ -32,17 +34,43 @@ fn guard_table(
     let session = facts();
     let relation = guardable(&session, required(relation, "relation"));
     let source = match (tenant_column, via, tenant) {
-        (Some(column), None, None) => TenantSource::Column(column.to_owned()),
+        (Some(columns), None, None) => TenantSource::Columns(key_columns(columns, |c| columns::exists(relation.0, c))),
         (None, Some(via), None) => TenantSource::Parent(via.to_owned()),
         (None, None, Some(tenant)) if !tenant.is_empty() => TenantSource::Constant(tenant.to_owned()),
         _ => error(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             format!("say in one way whose the rows of table \"{}\" are", name(relation)),
             "",
-            "Give one of tenant_column (a column), via (a column of the foreign key to the parent row) and tenant (a tenant's key).",
+            "Give one of tenant_column (a column, or a list of columns), via (a column of the foreign key to the parent row) and tenant (a tenant's key).",
         ),
     };
     guard_as(&session, relation, &source);
+}
+
+/// The columns that a user means: the one that has the text as its name, `exists` says whether there is one, or those of a
+/// list.
+pub(super) fn key_columns(text: &str, exists: impl Fn(&str) -> bool) -> KeyColumns {
+    if !text.contains(',') || exists(text) {
+        return KeyColumns::from(text);
+    }
+    let (code, detail) = match KeyColumns::parse(text) {
+        Ok(columns) if columns.names().len() > 1 => return columns,
+        Ok(_) => return KeyColumns::from(text),
+        Err(NotColumns::Syntax(why)) => (PgSqlErrorCode::ERRCODE_INVALID_NAME, format!("In \"{text}\", {why}.")),
+        Err(NotColumns::Twice(column)) => {
+            (PgSqlErrorCode::ERRCODE_DUPLICATE_COLUMN, format!("Column \"{column}\" is listed twice."))
+        }
+        Err(NotColumns::TooMany(count)) => (
+            PgSqlErrorCode::ERRCODE_TOO_MANY_COLUMNS,
+            format!("It lists {count} columns; a tenant key has {} at most.", KeyColumns::MOST),
+        ),
+    };
+    error(
+        code,
+        "parameter \"tenant_column\" is neither a column nor a list of columns",
+        detail,
+        "List columns as SQL does: 'region, \"Account\"'.",
+    )
 }
 
 /// As [`guard_table`], for a relation that can be guarded.
@@ -67,9 +95,11 @@ fn children(relation: Regclass) -> impl Iterator<Item = Regclass> {
 /// Whether a table has what names its rows' tenants; the parent table, where it is a foreign key.
 fn lead_to_tenants(session: &Session, relation: Regclass, source: &TenantSource) -> Option<Regclass> {
     match source {
-        TenantSource::Column(column) => {
-            if let Err(problem) = relation::check_tenant_column(relation.0, column) {
-                refuse_column(relation, column, problem);
+        TenantSource::Columns(columns) => {
+            for column in columns.names() {
+                if let Err(problem) = columns::check(relation.0, column) {
+                    refuse_column(relation, columns, column, problem);
+                }
             }
             None
         }
@@ -309,14 +339,17 @@ fn guardable(session: &Session, relation: Regclass) -> Regclass {
     error(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("\"{}\" cannot be guarded", name(relation)), detail, hint)
 }
 
-fn refuse_column(relation: Regclass, column: &str, problem: ColumnProblem) -> ! {
+fn refuse_column(relation: Regclass, key: &KeyColumns, column: &str, problem: ColumnProblem) -> ! {
     let table = name(relation);
     let (code, message, detail, hint) = match problem {
         ColumnProblem::Missing => (
             PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
             format!("column \"{column}\" of table \"{table}\" does not exist"),
             String::new(),
-            "Column names are taken as they are, without folding their case.",
+            match key.names() {
+                [_] => "Column names are taken as they are, without folding their case.",
+                _ => "In a list, names are folded to lower case unless they are quoted.",
+            },
         ),
         ColumnProblem::Generated => (
             PgSqlErrorCode::ERRCODE_INVALID_COLUMN_REFERENCE,
@@ -363,19 +396,24 @@ fn classify(
     backend: Option<&str>,
 ) {
     let (source, parent) = tenants.map_or((None, None), |(source, parent)| (Some(source), parent));
-    let (column, via, tenant) = match source {
-        Some(TenantSource::Column(column)) => (Some(column.as_str()), None, None),
-        Some(TenantSource::Parent(via)) => (None, Some(via.as_str()), None),
-        Some(TenantSource::Constant(tenant)) => (None, None, Some(tenant.as_str())),
-        None => (None, None, None),
-    };
+    let (mut column, mut columns, mut via, mut tenant) = (None, None, None, None);
+    match source {
+        Some(TenantSource::Columns(key)) => match key.names() {
+            [only] => column = Some(only.as_str()),
+            several => columns = Some(several.to_vec()),
+        },
+        Some(TenantSource::Parent(name)) => via = Some(name.as_str()),
+        Some(TenantSource::Constant(key)) => tenant = Some(key.as_str()),
+        None => {}
+    }
     execute(
         "INSERT INTO holdfast.classified_table
-             (relation, class, tenant_column, backend, classified_oid, via, tenant, parent)
-         VALUES ($1, $2, $3, $4, $1::pg_catalog.oid, $5, $6, $7)
+             (relation, class, tenant_column, backend, classified_oid, via, tenant, parent, tenant_columns)
+         VALUES ($1, $2, $3, $4, $1::pg_catalog.oid, $5, $6, $7, $8)
          ON CONFLICT (relation) DO UPDATE SET class = excluded.class, tenant_column = excluded.tenant_column,
              backend = excluded.backend, classified_oid = excluded.classified_oid, classified_at = excluded.classified_at,
-             via = excluded.via, tenant = excluded.tenant, parent = excluded.parent",
+             via = excluded.via, tenant = excluded.tenant, parent = excluded.parent,
+             tenant_columns = excluded.tenant_columns",
         &[
             relation.into(),
             class.into(),
@@ -384,6 +422,7 @@ fn classify(
             via.into(),
             tenant.into(),
             parent.into(),
+            columns.into(),
         ],
     );
 }

@@ -12,7 +12,8 @@ use crate::pg::session::Session;
 use crate::pg::types::PgLsn;
 use crate::pg::{keys, relation, trigger};
 use crate::policy::ownership::{CutoverError, check_cutover};
-use crate::policy::tenant::{TenantKey, TenantType};
+use crate::policy::spelling::KeyTypes;
+use crate::policy::tenant::TenantKey;
 
 /// How long freeze() and unfreeze() wait for open transactions of the tenant, in milliseconds.
 const FREEZE_PAUSE: i32 = 2_000;
@@ -331,36 +332,26 @@ fn no_migration(tenant: &TenantKey) -> ! {
     )
 }
 
-/// The tenant's canonical key: the input must be a value of a tenant column's type.
+/// The tenant's canonical key: the input must be a value of a tenant column's type, or a row of several.
 fn canonical(session: &Session, input: &str) -> TenantKey {
-    let mut types: Vec<TenantType> = session
-        .policy
-        .classified
-        .keys()
-        .filter_map(|oid| relation::facts(session, Oid::from(*oid))?.key_type())
-        .collect();
-    types.sort_unstable();
-    types.dedup();
-    // A text is a key as it is given; it is a number only where it couldn't be anything else.
-    if types.contains(&TenantType::Text) {
-        types.retain(|of| *of != TenantType::Integer);
-    }
-    let key = match types.iter().find_map(|of| of.parse(input).ok().map(|key| (*of, key))) {
-        // Citext is the only type whose canonical form the pure layer doesn't know.
-        Some((TenantType::Text | TenantType::Citext, _)) if types.contains(&TenantType::Citext) => keys::fold(input),
-        Some((_, key)) => key,
-        // Where nothing is guarded yet, any text may be a key.
-        None if types.is_empty() => TenantKey::text(input),
-        None => {
-            let wrong = types.iter().map(|of| of.parse(input).err().map(|e| e.to_string()).unwrap_or_default());
-            error(
-                PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
-                format!("\"{input}\" is not a tenant key"),
-                format!("It is {}.", wrong.collect::<Vec<_>>().join(", and ")),
-                "Give the key as the tenant column holds it.",
-            )
+    let mut types = KeyTypes::default();
+    for oid in session.policy.classified.keys() {
+        if let Some(relation) = relation::facts(session, Oid::from(*oid)) {
+            types.add(&relation.key_types());
         }
-    };
+    }
+    let key = types.canonical(input, &keys::fold).unwrap_or_else(|wrong| {
+        error(
+            PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+            format!("\"{input}\" is not a tenant key"),
+            format!("It is {}.", wrong.join(", and ")),
+            if types.of_several_columns() {
+                "Give the key as the tenant column holds it, one of several columns as a row: ROW(...)::text."
+            } else {
+                "Give the key as the tenant column holds it."
+            },
+        )
+    });
     if key.as_str().len() > LONGEST_KEY {
         error(
             PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,

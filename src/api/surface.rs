@@ -6,7 +6,7 @@ use super::guarding::classified;
 use super::{affected, execute, facts, known_backend, parsed, required};
 use crate::pg::report::error;
 use crate::pg::types::Regclass;
-use crate::pg::{relation, session::Session};
+use crate::pg::{columns, relation, session::Session};
 use crate::policy::surface::{TableClass, WriteCommand};
 
 /// Lets a backend run commands on a table; `columns` limits what INSERT may name and UPDATE may set. What was allowed for
@@ -77,7 +77,7 @@ fn columns_of(session: &Session, relation: Regclass, columns: Vec<Option<String>
         );
     }
     for column in &columns {
-        if !relation::has_column(relation.0, column) {
+        if !columns::exists(relation.0, column) {
             let table = relation::facts(session, relation.0).map(|r| r.table.name.to_string()).unwrap_or_default();
             error(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use super::scan::{AsOf, Key, Row, scan, scan_with};
 use super::session;
 use crate::policy::backend::Backend;
+use crate::policy::columns::KeyColumns;
 use crate::policy::identity::IdentityRule;
 use crate::policy::limits::Limits;
 use crate::policy::mode::{Modes, Override};
@@ -51,8 +52,8 @@ pub enum Installation {
 pub struct Classification {
     /// `tenant`, `global` or `exempt`.
     pub class: String,
-    /// Of a tenant table.
-    pub tenant_column: Option<String>,
+    /// Of a tenant table whose rows name their tenants.
+    pub tenant_columns: Option<KeyColumns>,
     /// Of an exempt table.
     pub backend: Option<String>,
     /// The table's oid when it was classified. A restored table has another.
@@ -228,7 +229,7 @@ impl Catalog {
             let class = row.text(1).unwrap_or_default();
             let classification = Classification {
                 class,
-                tenant_column: row.text(2),
+                tenant_columns: row.texts(9).map(KeyColumns::of).or(row.text(2).as_deref().map(KeyColumns::from)),
                 backend: row.text(3),
                 classified_oid: row.oid(4).to_u32(),
                 via: row.text(6),

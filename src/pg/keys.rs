@@ -6,8 +6,17 @@ use pgrx::pg_sys;
 use super::{compat, session};
 use crate::policy::tenant::{TenantKey, TenantType};
 
+/// A column of a tenant key, in one table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyColumn {
+    /// Its number there.
+    pub attnum: pg_sys::AttrNumber,
+    /// The family of its type.
+    pub of: TenantType,
+}
+
 /// A value as it lies in the row.
-pub enum Raw<'a> {
+enum Raw<'a> {
     /// Its bytes.
     Bytes(&'a [u8]),
     /// An integer of any width.
@@ -20,7 +29,7 @@ pub enum Raw<'a> {
 ///
 /// # Safety
 /// The value is of a type of this family, and stays where it is as long as the result is used.
-pub unsafe fn look<'a>(of: TenantType, value: pg_sys::Datum) -> Raw<'a> {
+unsafe fn look<'a>(of: TenantType, value: pg_sys::Datum) -> Raw<'a> {
     match of {
         // A narrower integer is stored sign-extended.
         TenantType::Integer => Raw::Integer(value.value() as i64),
@@ -40,8 +49,34 @@ pub unsafe fn look<'a>(of: TenantType, value: pg_sys::Datum) -> Raw<'a> {
     }
 }
 
+/// Whether a value has this raw key. A plain frame; a packed value is said not to.
+///
+/// # Safety
+/// As for [`look`].
+pub unsafe fn is(raw: &[u8], of: TenantType, value: pg_sys::Datum) -> bool {
+    // SAFETY: the caller gives a value of this family.
+    match unsafe { look(of, value) } {
+        Raw::Bytes(bytes) => raw.len() == bytes.len() + 1 && raw[0] == tag(of) && raw[1..] == *bytes,
+        Raw::Integer(number) => raw.len() == 9 && raw[1..] == number.to_ne_bytes(),
+        Raw::Packed => false,
+    }
+}
+
+/// Whether two values have the same raw key. A plain frame; packed ones are said not to.
+///
+/// # Safety
+/// As for [`look`].
+pub unsafe fn same(of: TenantType, one: pg_sys::Datum, other: pg_sys::Datum) -> bool {
+    // SAFETY: the caller gives values of this family.
+    match unsafe { (look(of, one), look(of, other)) } {
+        (Raw::Bytes(one), Raw::Bytes(other)) => one == other,
+        (Raw::Integer(one), Raw::Integer(other)) => one == other,
+        _ => false,
+    }
+}
+
 /// Tells apart equal bytes of different types.
-pub fn tag(of: TenantType) -> u8 {
+fn tag(of: TenantType) -> u8 {
     match of {
         TenantType::Integer => b'i',
         TenantType::Uuid => b'u',
@@ -51,8 +86,37 @@ pub fn tag(of: TenantType) -> u8 {
     }
 }
 
+/// The tag of a key of several columns. Behind it each is a raw key of its own, after its length.
+const COMPOSITE: u8 = b'r';
+
+/// The raw key in a row; none if one of its columns is null.
+pub fn of_row(columns: &[KeyColumn], value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>) -> Option<Vec<u8>> {
+    if let [only] = columns {
+        return Some(raw(only.of, value(only.attnum)?));
+    }
+    let mut key = vec![COMPOSITE];
+    for column in columns {
+        let component = raw(column.of, value(column.attnum)?);
+        // A value is never longer than a gigabyte.
+        key.extend_from_slice(&u32::try_from(component.len()).unwrap_or(u32::MAX).to_ne_bytes());
+        key.extend_from_slice(&component);
+    }
+    Some(key)
+}
+
+/// What follows the tag of a key of several columns; none if it is one of a single column.
+pub fn components(raw: &[u8]) -> Option<&[u8]> {
+    raw.strip_prefix(&[COMPOSITE])
+}
+
+/// Takes the raw key of the next column from the front of what [`components`] gave. A plain frame.
+pub fn next_component<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = u32::from_ne_bytes(take(rest, size_of::<u32>())?.try_into().ok()?);
+    take(rest, length as usize)
+}
+
 /// The raw key of a value.
-pub fn raw(of: TenantType, value: pg_sys::Datum) -> Vec<u8> {
+fn raw(of: TenantType, value: pg_sys::Datum) -> Vec<u8> {
     let mut raw = vec![tag(of)];
     // SAFETY: the value is of the column's type.
     match unsafe { look(of, value) } {
@@ -73,11 +137,16 @@ pub fn constant(tenant: &TenantKey) -> Vec<u8> {
 /// The canonical key of a raw one.
 pub fn canonical(raw: &[u8]) -> TenantKey {
     let (tag, bytes) = raw.split_first().unwrap_or((&b't', &[]));
-    match tag {
+    match *tag {
         b'i' => TenantKey::integer(i64::from_ne_bytes(bytes.try_into().unwrap_or_default())),
         b'u' => TenantKey::uuid(bytes.try_into().unwrap_or(&[0; 16])),
         b'c' => fold(&String::from_utf8_lossy(bytes)),
         b'b' => TenantKey::bytea(bytes),
+        COMPOSITE => {
+            let mut rest = bytes;
+            let keys: Vec<TenantKey> = std::iter::from_fn(|| next_component(&mut rest)).map(canonical).collect();
+            TenantKey::composite(&keys)
+        }
         _ => TenantKey::text(&String::from_utf8_lossy(bytes)),
     }
 }

@@ -6,7 +6,9 @@
 //! | [`trigger`] | the row guard |
 //! | [`row_count`] | counts its rows |
 //! | [`cascade`] | how foreign keys led to a row |
+//! | [`memo`] | what makes a row pass without a closer look |
 //! | [`keys`] | tenant keys as they lie in rows |
+//! | [`columns`] | which columns can name a tenant |
 //! | [`children`] | whether parents are still what they were when the transaction ends |
 //! | [`parent_changes`] | counts the transactions that change parents |
 //! | [`parents`] | the tenant of a row by its foreign key |
@@ -40,6 +42,7 @@ pub mod audit;
 pub mod cascade;
 pub mod catalog;
 pub mod children;
+pub mod columns;
 pub mod compat;
 pub mod credential;
 pub mod end_date;
@@ -50,6 +53,7 @@ pub mod hooks;
 pub mod invalidation;
 pub mod keys;
 pub mod locks;
+pub mod memo;
 pub mod parent_changes;
 pub mod parents;
 pub mod partitions;

@@ -138,6 +138,11 @@ impl ParentLink {
         Ok(ParentLink { parent: key.confrelid, constraint: key.conoid, columns, leaves })
     }
 
+    /// Where it leads, and by which columns on either side.
+    pub fn course(&self) -> (pg_sys::Oid, Vec<(pg_sys::AttrNumber, pg_sys::AttrNumber)>) {
+        (self.parent, self.columns.iter().map(|column| (column.attnum, column.parent_attnum)).collect())
+    }
+
     /// Identifies the parent of a row within a transaction; none if the foreign key is null.
     pub fn key(&self, value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>) -> Option<Vec<u8>> {
         let mut key = self.constraint.to_u32().to_ne_bytes().to_vec();
@@ -283,7 +288,7 @@ fn columns_of_index(index: pg_sys::Oid) -> Vec<pg_sys::AttrNumber> {
 pub enum Whose {
     /// A tenant's, by its raw key.
     Tenants(Vec<u8>),
-    /// Everybody's: a column on the way is null.
+    /// Everybody's: a column of the key, or on the way to it, is null.
     Everybodys,
     /// A parent on the way isn't there, so nobody can tell yet.
     Nobodys,
@@ -298,9 +303,7 @@ pub fn whose(
     match &relation.locate {
         Locate::Nowhere => Whose::Everybodys,
         Locate::Constant(tenant) => Whose::Tenants(keys::constant(tenant)),
-        Locate::Column { attnum, of } => {
-            value(*attnum).map_or(Whose::Everybodys, |value| Whose::Tenants(keys::raw(*of, value)))
-        }
+        Locate::Columns(columns) => keys::of_row(columns, value).map_or(Whose::Everybodys, Whose::Tenants),
         Locate::Parent(link) => {
             let Some(key) = link.key(value) else { return Whose::Everybodys };
             match children::known(&key) {

@@ -7,16 +7,18 @@ use super::catalog::Classification;
 use super::session::{self, Session};
 use super::types::Regclass;
 use super::{relation, report};
+use crate::policy::columns::KeyColumns;
 
 /// Guards a table as the partitioned table was that it has left. Whoever detached it needs no privilege for that.
 pub fn keep_guard(session: &Session, table: pg_sys::Oid, left: pg_sys::Oid) {
     let Some(classification) = session.policy.classified.get(&left.to_u32()) else { return };
-    let Classification { class, tenant_column, via, tenant, .. } = classification;
+    let Classification { class, tenant_columns, via, tenant, .. } = classification;
     let table = Regclass(table);
+    let columns = tenant_columns.as_ref().map(KeyColumns::unmistakable);
     succeed(session::operate(|| match class.as_str() {
         "tenant" => Spi::run_with_args(
             "SELECT holdfast.guard_table($1, $2, $3, $4)",
-            &[table.into(), tenant_column.as_deref().into(), via.as_deref().into(), tenant.as_deref().into()],
+            &[table.into(), columns.as_deref().into(), via.as_deref().into(), tenant.as_deref().into()],
         ),
         "global" => Spi::run_with_args("SELECT holdfast.guard_global($1)", &[table.into()]),
         _ => Ok(()),

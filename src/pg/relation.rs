@@ -7,9 +7,10 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use super::catalog::Classification;
+use super::keys::KeyColumn;
 use super::parents::ParentLink;
 use super::session::{self, Policy, Session};
-use super::{compat, invalidation, trigger};
+use super::{columns, compat, invalidation, trigger};
 use crate::policy::rules::TableName;
 use crate::policy::surface::{GuardState, Table, TableClass, TenantSource};
 use crate::policy::tenant::{TenantKey, TenantType};
@@ -36,32 +37,48 @@ pub struct Relation {
 pub enum Locate {
     /// Nowhere: the table isn't a tenant table, or has lost what told.
     Nowhere,
-    /// In a column.
-    Column {
-        /// Its number.
-        attnum: i16,
-        /// The family of its type.
-        of: TenantType,
-    },
+    /// In columns of the row.
+    Columns(Vec<KeyColumn>),
     /// In the parent row.
     Parent(ParentLink),
     /// Here: all rows belong to this tenant.
     Constant(TenantKey),
 }
 
+/// What a table's rows have their tenants from, by number: a column that goes and comes back under its name isn't the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bearings {
+    /// Columns of their own.
+    Columns(Vec<pg_sys::AttrNumber>),
+    /// Another table: columns here, and those that they refer to.
+    Parent(pg_sys::Oid, Vec<(pg_sys::AttrNumber, pg_sys::AttrNumber)>),
+}
+
 impl Relation {
+    /// What its rows have their tenants from, if they have any.
+    pub fn bearings(&self) -> Option<Bearings> {
+        match &self.locate {
+            Locate::Columns(columns) => Some(Bearings::Columns(columns.iter().map(|c| c.attnum).collect())),
+            Locate::Parent(link) => {
+                let (parent, columns) = link.course();
+                Some(Bearings::Parent(parent, columns))
+            }
+            Locate::Nowhere | Locate::Constant(_) => None,
+        }
+    }
+
     /// What its guard means for a table that it is a partition or child of.
     fn state_within_another(&self) -> GuardState {
         // A temporary one is its session's own affair.
         if self.beside_the_point { GuardState::Enabled } else { self.table.guard }
     }
 
-    /// The type of the tenant keys that the table itself holds.
-    pub fn key_type(&self) -> Option<TenantType> {
-        match self.locate {
-            Locate::Column { of, .. } => Some(of),
-            Locate::Constant(_) => Some(TenantType::Text),
-            Locate::Nowhere | Locate::Parent(_) => None,
+    /// The types of the columns of the tenant keys that the table itself holds; none if it holds none.
+    pub fn key_types(&self) -> Vec<TenantType> {
+        match &self.locate {
+            Locate::Columns(columns) => columns.iter().map(|column| column.of).collect(),
+            Locate::Constant(_) => vec![TenantType::Text],
+            Locate::Nowhere | Locate::Parent(_) => Vec::new(),
         }
     }
 }
@@ -133,7 +150,7 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
     {
         guard = match source {
             TenantSource::Parent(_) => GuardState::Pathless,
-            TenantSource::Column(_) | TenantSource::Constant(_) => GuardState::Columnless,
+            TenantSource::Columns(_) | TenantSource::Constant(_) => GuardState::Columnless,
         };
     }
     depends_on.extend(parts);
@@ -252,11 +269,11 @@ pub fn ancestors(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 
 fn class_of(policy: &Policy, classified: pg_sys::Oid) -> TableClass {
     let Some(classification) = policy.classified.get(&classified.to_u32()) else { return TableClass::Unclassified };
-    let Classification { class, tenant_column, via, tenant, backend, .. } = classification;
-    match (class.as_str(), tenant_column, via, tenant) {
+    let Classification { class, tenant_columns, via, tenant, backend, .. } = classification;
+    match (class.as_str(), tenant_columns, via, tenant) {
         ("global", ..) => TableClass::Global,
         ("exempt", ..) => TableClass::Exempt { backend: backend.clone() },
-        ("tenant", Some(column), ..) => TableClass::Tenant(TenantSource::Column(column.clone())),
+        ("tenant", Some(columns), ..) => TableClass::Tenant(TenantSource::Columns(columns.clone())),
         ("tenant", None, Some(via), _) => TableClass::Tenant(TenantSource::Parent(via.clone())),
         ("tenant", None, None, Some(tenant)) => TableClass::Tenant(TenantSource::Constant(tenant.clone())),
         _ => TableClass::Unclassified,
@@ -266,8 +283,9 @@ fn class_of(policy: &Policy, classified: pg_sys::Oid) -> TableClass {
 /// Where a table's rows have their tenants; nowhere makes the guard a damaged one.
 fn locate(session: &Session, oid: pg_sys::Oid, class: &TableClass, depends_on: &mut Vec<pg_sys::Oid>) -> Locate {
     match class {
-        TableClass::Tenant(TenantSource::Column(column)) => {
-            column_of(oid, column).map_or(Locate::Nowhere, |(attnum, of)| Locate::Column { attnum, of })
+        TableClass::Tenant(TenantSource::Columns(columns)) => {
+            let found: Option<Vec<_>> = columns.names().iter().map(|name| columns::find(oid, name)).collect();
+            found.map_or(Locate::Nowhere, Locate::Columns)
         }
         TableClass::Tenant(TenantSource::Parent(via)) => {
             let Ok(link) = ParentLink::find(oid, via) else { return Locate::Nowhere };
@@ -340,90 +358,6 @@ pub fn check_guardable(session: &Session, oid: pg_sys::Oid) -> Result<(), Unguar
             }
         }
         _ => Err(Unguardable::NotATable),
-    }
-}
-
-/// Why a column can't be a tenant column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ColumnProblem {
-    /// It isn't there.
-    Missing,
-    /// It is a generated column.
-    Generated,
-    /// Its type, named here, isn't one.
-    Type(String),
-    /// Its collation calls unequal texts equal.
-    Collation,
-}
-
-/// Whether a column can be a tenant column.
-///
-/// # Errors
-/// Why not.
-pub fn check_tenant_column(oid: pg_sys::Oid, column: &str) -> Result<(), ColumnProblem> {
-    let name = std::ffi::CString::new(column).map_err(|_| ColumnProblem::Missing)?;
-    // SAFETY: syscache look-ups inside a transaction; a missing column has number 0, a system column a negative one.
-    unsafe {
-        let attnum = pg_sys::get_attnum(oid, name.as_ptr());
-        if attnum <= 0 {
-            return Err(ColumnProblem::Missing);
-        }
-        if pg_sys::get_attgenerated(oid, attnum) != 0 {
-            return Err(ColumnProblem::Generated);
-        }
-        let (mut of, mut modifier, mut collation) = (pg_sys::InvalidOid, 0, pg_sys::InvalidOid);
-        pg_sys::get_atttypetypmodcoll(oid, attnum, &mut of, &mut modifier, &mut collation);
-        if tenant_type(of).is_none() {
-            return Err(ColumnProblem::Type(session::text(pg_sys::format_type_be(of))));
-        }
-        if collation != pg_sys::InvalidOid && !pg_sys::get_collation_isdeterministic(collation) {
-            return Err(ColumnProblem::Collation);
-        }
-    }
-    Ok(())
-}
-
-/// Whether a table has a column of this name.
-pub fn has_column(oid: pg_sys::Oid, column: &str) -> bool {
-    // SAFETY: a syscache look-up inside a transaction.
-    std::ffi::CString::new(column).is_ok_and(|name| unsafe { pg_sys::get_attnum(oid, name.as_ptr()) > 0 })
-}
-
-/// A column's number and the family of its type, if it may be a tenant column.
-pub fn column_of(oid: pg_sys::Oid, column: &str) -> Option<(i16, TenantType)> {
-    let name = std::ffi::CString::new(column).ok()?;
-    // SAFETY: syscache look-ups inside a transaction; a missing column has number 0.
-    unsafe {
-        let attnum = pg_sys::get_attnum(oid, name.as_ptr());
-        if attnum <= 0 || pg_sys::get_attgenerated(oid, attnum) != 0 {
-            return None;
-        }
-        Some((attnum, tenant_type(pg_sys::get_atttype(oid, attnum))?))
-    }
-}
-
-/// The family of a type, through domains.
-pub fn tenant_type(type_oid: pg_sys::Oid) -> Option<TenantType> {
-    // SAFETY: syscache look-ups inside a transaction.
-    let base = unsafe { pg_sys::getBaseType(type_oid) };
-    match base {
-        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => Some(TenantType::Integer),
-        pg_sys::UUIDOID => Some(TenantType::Uuid),
-        pg_sys::TEXTOID | pg_sys::VARCHAROID => Some(TenantType::Text),
-        pg_sys::BYTEAOID => Some(TenantType::Bytea),
-        // Citext comes with an extension, so it has no fixed number; the name and the extension's make it that.
-        other => is_citext(other).then_some(TenantType::Citext),
-    }
-}
-
-fn is_citext(type_oid: pg_sys::Oid) -> bool {
-    // SAFETY: catalog look-ups inside a transaction; what is missing gives InvalidOid or null.
-    unsafe {
-        let extension = pg_sys::getExtensionOfObject(pg_sys::TypeRelationId, type_oid);
-        if extension == pg_sys::InvalidOid || session::text(pg_sys::get_extension_name(extension)) != "citext" {
-            return false;
-        }
-        session::text(pg_sys::format_type_be(type_oid)).ends_with("citext")
     }
 }
 

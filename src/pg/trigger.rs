@@ -11,21 +11,20 @@ use std::rc::Rc;
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::keys::{self, Raw};
+use super::memo::{Memory, column};
 use super::parent_changes::Change;
 use super::parents::{self, Whose};
 use super::relation::{Locate, Relation};
 use super::report::{self, Report};
 use super::row_count::RowCount;
 use super::session::{self, Session};
-use super::{audit, cascade, children, compat, parent_changes, relation, statement, tenants};
+use super::{audit, cascade, children, parent_changes, relation, statement, tenants};
 use crate::policy::backend::Trust;
 use crate::policy::limits::{self, Passed};
 use crate::policy::looks::Look;
 use crate::policy::ownership::{self, Owned};
 use crate::policy::rules::{Attempt, Refusal, TableName};
 use crate::policy::surface::{GuardState, TableClass, WriteCommand};
-use crate::policy::tenant::TenantType;
 
 /// The trigger's name. `~` is the last printable ASCII character.
 pub const GUARD_NAME: &str = "~holdfast_guard";
@@ -37,9 +36,6 @@ pub const GUARD_TYPE: i16 = (pg_sys::TRIGGER_TYPE_ROW
     | pg_sys::TRIGGER_TYPE_UPDATE
     | pg_sys::TRIGGER_TYPE_DELETE) as i16;
 
-/// The longest key that is remembered from row to row; longer ones are looked up for each row.
-const REMEMBERED: usize = 40;
-
 /// What one statement knows of one table, in the trigger's `fn_extra`.
 #[repr(C)]
 struct RowGuard {
@@ -49,28 +45,14 @@ struct RowGuard {
     checks: bool,
     /// Counts them for the view `stats`.
     looks: Option<&'static Cell<u64>>,
-    /// How the rows of one tenant are told from the next one's.
-    memo: Memo,
+    /// How the rows of one tenant are told from the next one's, and the last one that passed.
+    memory: Memory,
     /// Whether rows of other tables have their tenants from rows of this one.
     is_parent: bool,
     /// Whether a foreign key led to this table, which the session may not write.
     beyond: bool,
     /// Counts rows, where they are limited.
     count: RowCount,
-    /// The raw value of the last row that passed; `length` 0 = none.
-    length: usize,
-    last: [u8; REMEMBERED],
-}
-
-/// What makes a row pass without a closer look, if it was the same in the row that passed before.
-#[derive(Clone, Copy)]
-enum Memo {
-    /// This column, of a type of this family: the tenant column, or a foreign key that consists of it.
-    Column(c_int, TenantType),
-    /// Nothing more: all rows of the table are of one tenant.
-    Table,
-    /// Nothing short of a look at the row.
-    Nothing,
 }
 
 thread_local! {
@@ -104,14 +86,14 @@ pub unsafe extern "C-unwind" fn holdfast_guard_row(fcinfo: pg_sys::FunctionCallI
         if (*guard).checks {
             let row = (*data).tg_trigslot;
             count(guard);
-            if !passes(guard, row) {
+            if !(*guard).memory.passes(row) {
                 report::raise(check(fcinfo, row));
             }
             if updated {
                 let new = (*data).tg_newslot;
-                if !same_tenant(guard, row, new) {
+                if !(*guard).memory.same_tenant(row, new) {
                     count(guard);
-                    if !passes(guard, new) {
+                    if !(*guard).memory.passes(new) {
                         report::raise(check(fcinfo, new));
                     }
                     if (*guard).is_parent {
@@ -139,66 +121,6 @@ unsafe fn count(guard: *const RowGuard) {
     // SAFETY: the caller gives this statement's guard.
     if let Some(looks) = unsafe { (*guard).looks } {
         looks.set(looks.get() + 1);
-    }
-}
-
-/// Whether the row's tenant is that of the last row that passed. A plain frame.
-unsafe fn passes(guard: *const RowGuard, slot: *mut pg_sys::TupleTableSlot) -> bool {
-    // SAFETY: the caller gives this statement's guard and one of the trigger's slots.
-    unsafe {
-        let length = (*guard).length;
-        let (attnum, of) = match (*guard).memo {
-            Memo::Column(attnum, of) => (attnum, of),
-            Memo::Table => return length > 0,
-            Memo::Nothing => return false,
-        };
-        let Some(value) = column(slot, attnum) else { return false };
-        match keys::look(of, value) {
-            Raw::Bytes(bytes) => {
-                length == bytes.len() + 1
-                    && (&(*guard).last)[0] == keys::tag(of)
-                    && (&(*guard).last)[1..length] == *bytes
-            }
-            Raw::Integer(number) => length == 9 && (&(*guard).last)[1..9] == number.to_ne_bytes(),
-            Raw::Packed => false,
-        }
-    }
-}
-
-/// Whether both versions of a row have the same key, so that one check is enough. A plain frame.
-unsafe fn same_tenant(
-    guard: *const RowGuard,
-    old: *mut pg_sys::TupleTableSlot,
-    new: *mut pg_sys::TupleTableSlot,
-) -> bool {
-    // SAFETY: the caller gives this statement's guard and the trigger's slots.
-    unsafe {
-        let (attnum, of) = match (*guard).memo {
-            Memo::Column(attnum, of) => (attnum, of),
-            Memo::Table => return true,
-            Memo::Nothing => return false,
-        };
-        match (column(old, attnum), column(new, attnum)) {
-            (None, None) => true,
-            (Some(old), Some(new)) => match (keys::look(of, old), keys::look(of, new)) {
-                (Raw::Bytes(old), Raw::Bytes(new)) => old == new,
-                (Raw::Integer(old), Raw::Integer(new)) => old == new,
-                _ => false,
-            },
-            _ => false,
-        }
-    }
-}
-
-/// A column of a slot; none if it is null. A plain frame.
-unsafe fn column(slot: *mut pg_sys::TupleTableSlot, attnum: c_int) -> Option<pg_sys::Datum> {
-    // SAFETY: the slot belongs to a relation that has the column, and slot_getsomeattrs_int makes it valid.
-    unsafe {
-        if c_int::from((*slot).tts_nvalid) < attnum {
-            compat::slot_getsomeattrs_int(slot, attnum);
-        }
-        let index = attnum as usize - 1;
-        (!*(*slot).tts_isnull.add(index)).then(|| *(*slot).tts_values.add(index))
     }
 }
 
@@ -243,12 +165,10 @@ impl RowGuard {
             statement,
             checks: false,
             looks: None,
-            memo: Memo::Nothing,
+            memory: Memory::NONE,
             is_parent: false,
             beyond: false,
             count: RowCount::OFF,
-            length: 0,
-            last: [0; REMEMBERED],
         };
         let Some((session, relation)) = statement_facts(statement, table) else { return guard };
         if session.who.all_off {
@@ -256,16 +176,7 @@ impl RowGuard {
         }
         guard.checks = matches!(relation.table.class, TableClass::Tenant(_));
         guard.looks = Some(session.who.counts.figure(Look::at_row(session.who.identity.trust())));
-        guard.memo = match &relation.locate {
-            Locate::Column { attnum, of } => Memo::Column(c_int::from(*attnum), *of),
-            Locate::Constant(_) => Memo::Table,
-            Locate::Parent(link) => match link.columns.as_slice() {
-                [only] => relation::tenant_type(only.of)
-                    .map_or(Memo::Nothing, |of| Memo::Column(c_int::from(only.attnum), of)),
-                _ => Memo::Nothing,
-            },
-            Locate::Nowhere => Memo::Nothing,
-        };
+        guard.memory = Memory::of(&relation.locate);
         guard.is_parent = relation.is_parent;
         if session.who.identity.trust() == Some(Trust::Unproven) {
             guard.count = RowCount::of(session.limits(), session.who.counts);
@@ -325,7 +236,12 @@ unsafe extern "C-unwind" fn check(
     // SAFETY: the slot is one of the trigger's.
     let value = |attnum| unsafe { column(slot, c_int::from(attnum)) };
 
-    let named = source.column().unwrap_or_default();
+    // Of several columns, the one that is null tells why a row has no tenant.
+    let missing = match &relation.locate {
+        Locate::Columns(columns) => columns.iter().position(|column| value(column.attnum).is_none()).unwrap_or(0),
+        _ => 0,
+    };
+    let named = source.columns().get(missing).map_or("", String::as_str);
     if matches!(relation.locate, Locate::Nowhere) && relation.table.guard != GuardState::Unrestored {
         let attempt = Attempt { backend: identity.name().map(str::to_owned), ..attempt() };
         return settle(&session, Refusal::guard_tampering(attempt, relation.table.guard, &relation.table.class));
@@ -363,7 +279,7 @@ unsafe extern "C-unwind" fn check(
         }
         return settle(&session, refusal);
     }
-    guard.length = 0;
+    guard.memory.forget();
     if let Locate::Parent(link) = &relation.locate
         && let Some(key) = link.key(&value)
     {
@@ -371,7 +287,7 @@ unsafe extern "C-unwind" fn check(
     }
     // A freeze that ends by itself could begin to matter; only tenants without one are waved through.
     if tenant.freeze.is_none() {
-        guard.remember(&value);
+        guard.memory.remember(&value);
     }
     std::ptr::null()
 }
@@ -380,24 +296,6 @@ unsafe extern "C-unwind" fn check(
 fn settle(session: &Session, refusal: Refusal) -> *const Report {
     session.who.counts.broke(Look::at_row(session.who.identity.trust()), refusal.rule);
     audit::settle(session, refusal)
-}
-
-impl RowGuard {
-    /// Remembers a row that passed.
-    fn remember(&mut self, value: &dyn Fn(i16) -> Option<pg_sys::Datum>) {
-        match self.memo {
-            Memo::Column(attnum, of) => {
-                let Some(value) = i16::try_from(attnum).ok().and_then(value) else { return };
-                let raw = keys::raw(of, value);
-                if raw.len() <= REMEMBERED {
-                    self.last[..raw.len()].copy_from_slice(&raw);
-                    self.length = raw.len();
-                }
-            }
-            Memo::Table => self.length = 1,
-            Memo::Nothing => {}
-        }
-    }
 }
 
 /// Whether an UPDATE moves a row, from which rows of other tables have their tenants, to another tenant.

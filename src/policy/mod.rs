@@ -7,6 +7,9 @@
 //! | [`backend`] | what a backend is and how far it is trusted |
 //! | [`identity`] | which backend a session belongs to |
 //! | [`tenant`] | when two keys name the same tenant |
+//! | [`columns`] | which columns a tenant key has |
+//! | [`composite`] | how a key of several columns is one text |
+//! | [`spelling`] | which tenant a user means |
 //! | [`ownership`] | who may write a tenant; whether a cutover may start |
 //! | [`surface`] | which tables, commands and columns a backend may write |
 //! | [`command`] | which commands and plans an unproven backend may run |
@@ -27,7 +30,9 @@
 
 pub mod backend;
 pub mod cascade;
+pub mod columns;
 pub mod command;
+pub mod composite;
 pub mod end_date;
 pub mod events;
 pub mod flood;
@@ -42,6 +47,7 @@ pub mod rules;
 pub mod schema;
 pub mod set;
 pub mod setting;
+pub mod spelling;
 pub mod spool;
 pub mod surface;
 pub mod tampering;

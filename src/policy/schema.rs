@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
+use super::columns::KeyColumns;
 use super::surface::{TableClass, TenantSource};
 
-/// The tenant column that was asked for, in one table.
+/// The tenant columns that were asked for, in one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Column {
-    /// The table has none of this name.
+pub enum Columns {
+    /// The table doesn't have all of these names.
     Missing,
-    /// It can be a tenant column.
+    /// They can be tenant columns.
     Fit,
-    /// It can't; why, as a clause.
+    /// They can't; why, as a clause.
     Unfit(String),
 }
 
@@ -25,7 +26,7 @@ pub struct ForeignKey {
     pub parent: u32,
     /// The columns there.
     pub referenced: Vec<String>,
-    /// Why the column there can't be a tenant column, if there is one and it can't; as a clause.
+    /// Why the columns there can't be tenant columns, if they can't; as a clause.
     pub unfit: Option<String>,
     /// Whether a row may do without a parent.
     pub nullable: bool,
@@ -50,8 +51,8 @@ pub struct Table {
     pub extension: Option<String>,
     /// The tables that it inherits from.
     pub inherits: Vec<u32>,
-    /// The tenant column.
-    pub column: Column,
+    /// The tenant columns.
+    pub columns: Columns,
     /// Its foreign keys.
     pub keys: Vec<ForeignKey>,
 }
@@ -101,14 +102,15 @@ struct Way<'a> {
 
 struct Schema<'a> {
     tables: BTreeMap<u32, &'a Table>,
-    tenant_column: &'a str,
+    asked: &'a KeyColumns,
     decided: BTreeMap<u32, Proposal>,
 }
 
-/// What to make of each table of a schema, parents before children. `tenant` says that all of them belong to one tenant.
-pub fn propose(tables: &[Table], tenant_column: &str, tenant: Option<&str>) -> Vec<Proposal> {
+/// What to make of each table of a schema, parents before children. `asked` are the tenant columns; `tenant` says that all
+/// tables belong to one tenant.
+pub fn propose(tables: &[Table], asked: &KeyColumns, tenant: Option<&str>) -> Vec<Proposal> {
     let by_oid: BTreeMap<u32, &Table> = tables.iter().map(|table| (table.oid, table)).collect();
-    let mut schema = Schema { tables: by_oid, tenant_column, decided: BTreeMap::new() };
+    let mut schema = Schema { tables: by_oid, asked, decided: BTreeMap::new() };
     for table in tables {
         if let Some(proposal) = schema.by_itself(table, tenant) {
             schema.decided.insert(table.oid, proposal);
@@ -135,7 +137,7 @@ pub fn propose(tables: &[Table], tenant_column: &str, tenant: Option<&str>) -> V
 impl Schema<'_> {
     /// What a table tells without its foreign keys.
     fn by_itself(&self, table: &Table, tenant: Option<&str>) -> Option<Proposal> {
-        let column = self.tenant_column;
+        let (asked, noun) = (self.asked, self.asked.noun());
         if table.class != TableClass::Unclassified {
             let reason = "It is classified already.".to_owned();
             return Some(Proposal { table: table.oid, class: table.class.clone(), action: Action::Keep, reason });
@@ -151,52 +153,54 @@ impl Schema<'_> {
             let reason = format!("Every table of this schema belongs to tenant \"{tenant}\".");
             return Some(guard(table, TableClass::Tenant(TenantSource::Constant(tenant.to_owned())), reason));
         }
-        match &table.column {
-            Column::Fit => {
-                let reason = format!("It has the column {column}.");
-                Some(guard(table, TableClass::Tenant(TenantSource::Column(column.to_owned())), reason))
+        match &table.columns {
+            Columns::Fit => Some(by_columns(table, asked, format!("It has the {noun} {asked}."))),
+            Columns::Unfit(why) => {
+                Some(decide(table, format!("Its {noun} {asked} can't be the tenant {noun}: {why}.")))
             }
-            Column::Unfit(why) => {
-                Some(decide(table, format!("Its column {column} can't be the tenant column: {why}.")))
-            }
-            Column::Missing => None,
+            Columns::Missing => None,
         }
     }
 
     /// The tables in which each tenant has a row: tenant columns refer to their key.
     fn registers(&mut self) {
-        // By table: the columns, each with what is wrong with it, and who refers to them.
+        // By table: the keys, each with what is wrong with it, and who refers to them.
         let mut found = BTreeMap::<_, (BTreeSet<_>, Vec<&str>)>::new();
         for table in self.tables.values() {
             let own = match self.decided.get(&table.oid).map(|p| &p.class) {
-                Some(TableClass::Tenant(TenantSource::Column(column))) => column,
+                Some(TableClass::Tenant(TenantSource::Columns(columns))) => columns.names(),
                 _ => continue,
             };
             for key in &table.keys {
-                if let ([column], [referenced]) = (key.columns.as_slice(), key.referenced.as_slice())
-                    && column == own
+                if key.columns.len() == own.len()
                     && !self.decided.contains_key(&key.parent)
+                    && let Some(referenced) = counterparts(own, &key.columns, &key.referenced)
                 {
-                    let (columns, referring) = found.entry(key.parent).or_default();
-                    columns.insert((referenced.as_str(), key.unfit.as_ref()));
+                    let (keys, referring) = found.entry(key.parent).or_default();
+                    keys.insert((KeyColumns::of(referenced), key.unfit.as_ref()));
                     referring.push(&table.name);
                 }
             }
         }
-        for (oid, (columns, referring)) in found {
+        for (oid, (keys, referring)) in found {
             let Some(table) = self.tables.get(&oid) else { continue };
-            let columns: Vec<_> = columns.into_iter().collect();
-            let proposal = match columns.as_slice() {
-                [(column, None)] => {
-                    let reason = format!("The tenant columns of {} refer to its column {column}.", listed(&referring));
-                    guard(table, TableClass::Tenant(TenantSource::Column((*column).to_owned())), reason)
+            let keys: Vec<_> = keys.into_iter().collect();
+            let proposal = match keys.as_slice() {
+                [(key, None)] => {
+                    let (referring, noun) = (listed(&referring), key.noun());
+                    by_columns(table, key, format!("The tenant columns of {referring} refer to its {noun} {key}."))
                 }
-                [(column, Some(why))] => decide(
-                    table,
-                    format!("Tenant columns refer to its column {column}, which can't be a tenant column: {why}."),
-                ),
-                columns => {
-                    let names: Vec<&str> = columns.iter().map(|(column, _)| *column).collect();
+                [(key, Some(why))] => {
+                    let be = if key.names().len() == 1 { "be a tenant column" } else { "be tenant columns" };
+                    decide(table, format!("Tenant columns refer to its {} {key}, which can't {be}: {why}.", key.noun()))
+                }
+                keys => {
+                    let name = |(key, _): &(KeyColumns, _)| match key.names() {
+                        [only] => only.clone(),
+                        _ => format!("({key})"),
+                    };
+                    let names: Vec<String> = keys.iter().map(name).collect();
+                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
                     decide(
                         table,
                         format!("Tenant columns refer to its columns {}; which is the tenant?", listed(&names)),
@@ -213,7 +217,7 @@ impl Schema<'_> {
             let mut found = Vec::new();
             for table in self.tables.values().filter(|table| !self.decided.contains_key(&table.oid)) {
                 let ways: Vec<Way> = table.keys.iter().filter_map(|key| self.way(table.oid, key)).collect();
-                let columns: BTreeSet<Option<&String>> = ways.iter().map(|way| self.tenant_in(way.key)).collect();
+                let columns: BTreeSet<Option<KeyColumns>> = ways.iter().map(|way| self.tenant_in(way.key)).collect();
                 if let (Some(way), Some(Some(_)), 1) = (ways.first(), columns.first(), columns.len()) {
                     found.extend(self.refers(table, way.key));
                 }
@@ -225,21 +229,23 @@ impl Schema<'_> {
         }
     }
 
-    /// The column of a foreign key that holds the tenant itself.
-    fn tenant_in<'k>(&self, key: &'k ForeignKey) -> Option<&'k String> {
-        let TableClass::Tenant(TenantSource::Column(tenant)) = &self.decided.get(&key.parent)?.class else {
+    /// The columns of a foreign key that hold the tenant itself.
+    fn tenant_in(&self, key: &ForeignKey) -> Option<KeyColumns> {
+        let TableClass::Tenant(TenantSource::Columns(tenant)) = &self.decided.get(&key.parent)?.class else {
             return None;
         };
-        let pairs = key.columns.iter().zip(&key.referenced);
-        { pairs }
-            .find(|(column, referenced)| *referenced == tenant && key.fit.contains(column))
-            .map(|(column, _)| column)
+        let columns = counterparts(tenant.names(), &key.referenced, &key.columns)?;
+        columns.iter().all(|column| key.fit.contains(column)).then(|| KeyColumns::of(columns))
     }
 
     fn refers(&self, table: &Table, key: &ForeignKey) -> Option<Proposal> {
-        let column = self.tenant_in(key)?;
-        let reason = format!("Its column {column} refers to the tenant column of {}.", self.name(key.parent));
-        Some(guard(table, TableClass::Tenant(TenantSource::Column(column.clone())), reason))
+        let columns = self.tenant_in(key)?;
+        let parent = self.name(key.parent);
+        let reason = match columns.names() {
+            [column] => format!("Its column {column} refers to the tenant column of {parent}."),
+            _ => format!("Its columns {columns} refer to the tenant columns of {parent}."),
+        };
+        Some(by_columns(table, &columns, reason))
     }
 
     /// What the foreign keys of a table tell.
@@ -273,7 +279,7 @@ impl Schema<'_> {
     }
 
     fn global(&self, table: &Table) -> Proposal {
-        let column = self.tenant_column;
+        let (asked, noun) = (self.asked, self.asked.noun());
         let referring: Vec<&str> = { self.tables.values() }
             .filter(|other| other.oid != table.oid && other.keys.iter().any(|key| key.parent == table.oid))
             .map(|other| other.name.as_str())
@@ -283,7 +289,7 @@ impl Schema<'_> {
             [one] => format!("{one} refers to it"),
             several => format!("{} refer to it", listed(several)),
         };
-        let reason = format!("It has no column {column}, and no foreign key of it leads to a tenant; {referred}.");
+        let reason = format!("It has no {noun} {asked}, and no foreign key of it leads to a tenant; {referred}.");
         guard(table, TableClass::Global, reason)
     }
 
@@ -391,8 +397,18 @@ fn guard(table: &Table, class: TableClass, reason: String) -> Proposal {
     Proposal { table: table.oid, class, action: Action::Guard, reason }
 }
 
+fn by_columns(table: &Table, columns: &KeyColumns, reason: String) -> Proposal {
+    guard(table, TableClass::Tenant(TenantSource::Columns(columns.clone())), reason)
+}
+
 fn decide(table: &Table, reason: String) -> Proposal {
     Proposal { table: table.oid, class: TableClass::Unclassified, action: Action::Decide, reason }
+}
+
+/// What stands in `to` where each of `columns` stands in `from`; none unless all do.
+fn counterparts(columns: &[String], from: &[String], to: &[String]) -> Option<Vec<String>> {
+    let counterpart = |column: &String| Some(to.get(from.iter().position(|other| other == column)?)?.clone());
+    columns.iter().map(counterpart).collect()
 }
 
 /// A few names, and how many more there are.

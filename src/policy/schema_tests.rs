@@ -9,14 +9,14 @@ fn table(oid: u32, name: &str) -> Table {
         class: TableClass::Unclassified,
         extension: None,
         inherits: Vec::new(),
-        column: Column::Missing,
+        columns: Columns::Missing,
         keys: Vec::new(),
     }
 }
 
 impl Table {
     fn with_column(mut self) -> Table {
-        self.column = Column::Fit;
+        self.columns = Columns::Fit;
         self
     }
 
@@ -59,10 +59,14 @@ impl Table {
 
 /// `name: action class reason`, in the order of the proposals.
 fn told(tables: &[Table], tenant: Option<&str>) -> Vec<String> {
+    told_of(tables, &"tenant_id".into(), tenant)
+}
+
+fn told_of(tables: &[Table], asked: &KeyColumns, tenant: Option<&str>) -> Vec<String> {
     let name = |oid| tables.iter().find(|table| table.oid == oid).map_or("?", |table| &table.name);
     let line = |Proposal { table, class, action, reason }: Proposal| {
         let class = match class {
-            TableClass::Tenant(TenantSource::Column(column)) => format!("column {column}"),
+            TableClass::Tenant(TenantSource::Columns(column)) => format!("column {column}"),
             TableClass::Tenant(TenantSource::Parent(column)) => format!("via {column}"),
             TableClass::Tenant(TenantSource::Constant(tenant)) => format!("tenant {tenant}"),
             TableClass::Global => "global".to_owned(),
@@ -71,12 +75,12 @@ fn told(tables: &[Table], tenant: Option<&str>) -> Vec<String> {
         };
         format!("{}: {action} {class}. {reason}", name(table))
     };
-    propose(tables, "tenant_id", tenant).into_iter().map(line).collect()
+    propose(tables, asked, tenant).into_iter().map(line).collect()
 }
 
 #[test]
 fn a_table_by_itself() {
-    let unfit = |why: &str| Table { column: Column::Unfit(why.to_owned()), ..table(3, "floats") };
+    let unfit = |why: &str| Table { columns: Columns::Unfit(why.to_owned()), ..table(3, "floats") };
     let of_extension = Table { extension: Some("postgis".to_owned()), ..table(6, "spatial_ref_sys") };
     let tables = [
         table(1, "orders").with_column(),
@@ -203,7 +207,7 @@ fn foreign_keys() {
         (
             "a parent in another schema, classified",
             vec![
-                table(3, "crm.users").elsewhere().is(TableClass::Tenant(TenantSource::Column("t".to_owned()))),
+                table(3, "crm.users").elsewhere().is(TableClass::Tenant(TenantSource::Columns("t".into()))),
                 table(9, "x").key("user_id", 3),
             ],
             "guard via user_id. Its tenant is that of its row in crm.users, by user_id.",
@@ -291,7 +295,7 @@ fn parents_come_before_children() {
         table(3, "c").key("d_id", 4),
         table(4, "d").with_column(),
     ];
-    let order: Vec<u32> = propose(&tables, "tenant_id", None).into_iter().map(|p| p.table).collect();
+    let order: Vec<u32> = propose(&tables, &"tenant_id".into(), None).into_iter().map(|p| p.table).collect();
     assert_eq!(order, [4, 3, 2, 1]);
 }
 
@@ -310,4 +314,62 @@ fn registers_with_doubts() {
         lines.contains(&"x: decide -. Tenant columns refer to its columns code, id; which is the tenant?".to_owned()),
         "{lines:?}"
     );
+}
+
+#[test]
+fn keys_of_several_columns() {
+    let columns = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let asked = KeyColumns::of(columns(&["region", "account_no"]));
+    let refers = |child: Table, from: &[&str], parent: u32, to: &[&str]| {
+        let mut child = child.key(from[0], parent);
+        let key = child.keys.last_mut().expect("it has just been added");
+        (key.columns, key.referenced, key.fit) = (columns(from), columns(to), columns(from));
+        child
+    };
+    let orders = || table(1, "orders").with_column();
+    let cases = [
+        ("the columns", orders(), vec![], "guard column region, account_no. It has the columns region, account_no."),
+        (
+            "unfit",
+            Table { columns: Columns::Unfit("the type of account_no is numeric".to_owned()), ..table(9, "x") },
+            vec![],
+            "decide -. Its columns region, account_no can't be the tenant columns: the type of account_no is numeric.",
+        ),
+        (
+            "the tenants' own table, its key in another order",
+            table(9, "x"),
+            vec![refers(orders(), &["account_no", "region"], 9, &["no", "area"])],
+            "guard column area, no. The tenant columns of orders refer to its columns area, no.",
+        ),
+        (
+            "a table that a part of the key refers to",
+            table(9, "x"),
+            vec![refers(orders(), &["region"], 9, &["code"])],
+            "guard global. It has no columns region, account_no, and no foreign key of it leads to a tenant; orders refers to it.",
+        ),
+        (
+            "the key as part of a foreign key, under other names",
+            refers(table(9, "x"), &["id", "r", "a"], 1, &["id", "region", "account_no"]),
+            vec![orders()],
+            "guard column r, a. Its columns r, a refer to the tenant columns of orders.",
+        ),
+        (
+            "a part of the key only",
+            refers(table(9, "x"), &["order_id"], 1, &["id"]),
+            vec![orders()],
+            "guard via order_id. Its tenant is that of its row in orders, by order_id.",
+        ),
+    ];
+    for (what, asked_of, others, expected) in cases {
+        let name = asked_of.name.clone();
+        let told = told_of(&[others, vec![asked_of]].concat(), &asked, None);
+        assert!(told.contains(&format!("{name}: {expected}")), "{what}: {told:#?}");
+    }
+    let two = [
+        refers(orders(), &["region", "account_no"], 9, &["region", "no"]),
+        refers(table(2, "users").with_column(), &["region", "account_no"], 9, &["country", "no"]),
+        table(9, "x"),
+    ];
+    let doubtful = "x: decide -. Tenant columns refer to its columns (country, no), (region, no); which is the tenant?";
+    assert!(told_of(&two, &asked, None).contains(&doubtful.to_owned()));
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::backend::{Trust, UnknownWord};
+use super::columns::KeyColumns;
 use super::identity::{Identity, Source};
 use super::rules::{Attempt, Columns, Refusal, TableName};
 
@@ -63,8 +64,8 @@ impl FromStr for WriteCommand {
 /// What says whose a row of a tenant table is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TenantSource {
-    /// A column of the row.
-    Column(String),
+    /// Columns of the row, most often one.
+    Columns(KeyColumns),
     /// The parent row, to which a foreign key with this column leads.
     Parent(String),
     /// The table: all its rows belong to this tenant.
@@ -72,11 +73,12 @@ pub enum TenantSource {
 }
 
 impl TenantSource {
-    /// The column that must not change its nature.
-    pub fn column(&self) -> Option<&str> {
+    /// The columns that must not change their nature.
+    pub fn columns(&self) -> &[String] {
         match self {
-            TenantSource::Column(column) | TenantSource::Parent(column) => Some(column),
-            TenantSource::Constant(_) => None,
+            TenantSource::Columns(columns) => columns.names(),
+            TenantSource::Parent(column) => std::slice::from_ref(column),
+            TenantSource::Constant(_) => &[],
         }
     }
 }

@@ -14,7 +14,7 @@ fn table(class: TableClass, guard: GuardState) -> Table {
 }
 
 fn tenant() -> TableClass {
-    TableClass::Tenant(TenantSource::Column("brokerage_id".into()))
+    TableClass::Tenant(TenantSource::Columns("brokerage_id".into()))
 }
 
 fn allowed(command: WriteCommand, columns: Option<&[&str]>) -> Permission {

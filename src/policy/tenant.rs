@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::composite;
+
 /// The family of types that a tenant column has, those with the narrowest syntax first. Columns of one family hold comparable keys: an `int4` 42 and an
 /// `int8` 42 are the same tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,7 +27,8 @@ impl TenantType {
     /// The types that a tenant column may have, as an error message lists them.
     pub const NAMES: &str = "smallint, integer, bigint, uuid, text, varchar, citext, bytea";
 
-    fn noun(self) -> &'static str {
+    /// As an error message calls one.
+    pub fn noun(self) -> &'static str {
         match self {
             TenantType::Integer => "integer",
             TenantType::Uuid => "uuid",
@@ -41,13 +44,18 @@ impl TenantType {
     /// # Errors
     /// When `input` is no value of this type.
     pub fn parse(self, input: &str) -> Result<TenantKey, NotOfType> {
-        let wrong = NotOfType { of: self };
+        let wrong = self.wrong();
         match self {
             TenantType::Integer => input.trim().parse().map(TenantKey::integer).map_err(|_| wrong),
             TenantType::Uuid => parse_uuid(input.trim()).map(|u| TenantKey::uuid(u.as_bytes())).ok_or(wrong),
             TenantType::Text | TenantType::Citext => Ok(TenantKey::text(input)),
             TenantType::Bytea => decode_hex(input).map(|b| TenantKey::bytea(&b)).ok_or(wrong),
         }
+    }
+
+    /// What is said of a value that isn't one of this type.
+    pub fn wrong(self) -> NotOfType {
+        NotOfType { of: self }
     }
 }
 
@@ -95,6 +103,11 @@ impl TenantKey {
             }
         }
         TenantKey(text)
+    }
+
+    /// Of several columns, from the keys of each: the text that Postgres gives for a row of them.
+    pub fn composite(components: &[TenantKey]) -> Self {
+        TenantKey(composite::write(components.iter().map(TenantKey::as_str)))
     }
 
     /// The canonical text.

@@ -23,6 +23,7 @@ mod break_glass;
 mod bypass;
 mod cascade_preview;
 mod check_setup;
+mod composite;
 mod coverage;
 mod crash;
 mod crash_safety;
@@ -99,6 +100,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("bypass", bypass::tests()),
         ("cascade_preview", cascade_preview::tests()),
         ("check_setup", check_setup::tests()),
+        ("composite", composite::tests()),
         ("coverage", coverage::tests()),
         ("crash", crash::tests()),
         ("crash_safety", crash_safety::tests()),

@@ -15,10 +15,11 @@ pub const SCHEMA: &str = include_str!("platform/schema.sql");
 const POLICY: &str = include_str!("platform/policy.sql");
 
 /// Each in a transaction of its own, as a handover wants it. Tenants of bytea and uuid columns have names of their own.
-pub const OWNERSHIP: [&str; 7] = [
+pub const OWNERSHIP: [&str; 8] = [
     "SELECT holdfast.cutover('20', 'rebuilt')",
     "SELECT holdfast.cutover('00000000-0000-0000-0000-00000000000b', 'rebuilt')",
     "SELECT holdfast.cutover('\\x0b', 'rebuilt')",
+    "SELECT holdfast.cutover(ROW('eu, west', 20)::text, 'rebuilt')",
     "SELECT holdfast.cutover('30', 'rebuilt')",
     "SELECT holdfast.rollback_cutover('30')",
     "SELECT holdfast.freeze('40', 'audit')",
@@ -49,7 +50,7 @@ const CONTENTS: &str = "
     WHERE relkind = 'r' AND relnamespace::regnamespace::text IN ('public', '\"Billing Dept\"', 'tenant_20')";
 
 /// Writes of every kind, most of which are refused to one backend or to both.
-pub const WRITES: [&str; 40] = [
+pub const WRITES: [&str; 43] = [
     "UPDATE orders SET note = 'x' WHERE tenant_id = 10",
     "UPDATE orders SET note = 'x' WHERE tenant_id = 20",
     "UPDATE orders SET note = 'x' WHERE tenant_id = 30",
@@ -79,6 +80,9 @@ pub const WRITES: [&str; 40] = [
     "UPDATE by_domain SET id = id WHERE tenant = '20'",
     "UPDATE by_bytea SET id = id WHERE tenant = '\\x0a'",
     "UPDATE by_bytea SET id = id WHERE tenant = '\\x0b'",
+    "UPDATE by_pair SET id = id WHERE (\"Area\", tenant) = ('eu, west', 20)",
+    "UPDATE by_pair SET id = id WHERE tenant = 20",
+    "UPDATE by_pair SET \"Area\" = 'us' WHERE id = 2",
     "INSERT INTO \"Billing Dept\".\"Invoice \"\"2\"\"\" VALUES (3, 20, 1)",
     "UPDATE \"Billing Dept\".\"Invoice \"\"2\"\"\" SET total = 0 WHERE \"Tenant Id\" = 10",
     "INSERT INTO log VALUES (20, '2024-06-06', 'x')",

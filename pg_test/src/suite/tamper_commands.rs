@@ -12,6 +12,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("a_whole_guard_stays_whole", a_whole_guard_stays_whole),
         Test::shared("a_guard_of_partitions_stays_whole", partitions),
         Test::shared("a_tenant_column_keeps_its_name_and_nature", tenant_columns),
+        Test::shared("what_tells_a_tenant_is_not_swapped_in_one_command", swaps),
         Test::shared("parts_of_the_extension_cant_be_changed", parts_of_the_extension),
         Test::shared("nothing_comes_into_the_extensions_schema", nothing_comes_in),
         Test::shared("own_tables_are_written_by_their_functions_only", own_tables),
@@ -107,6 +108,50 @@ fn tenant_columns(cluster: &Cluster) -> Result<()> {
         ("ALTER TYPE shape RENAME ATTRIBUTE tenant_id TO tenant CASCADE", TAMPERING),
         ("DROP DOMAIN key CASCADE", TAMPERING),
         ("DROP TYPE shape CASCADE", Passes),
+    ];
+    scene.judge(&mut scene.operator()?, &cases)
+}
+
+/// Commands that leave a column of the right name, type and foreign key behind, by which rows have other tenants.
+fn swaps(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "tampering")?;
+    scene.operator()?.exec(
+        "CREATE TABLE items (id int PRIMARY KEY, order_id int CONSTRAINT to_order REFERENCES orders);
+         CREATE TABLE archive (id int PRIMARY KEY, tenant_id int); INSERT INTO archive VALUES (1, 20), (2, 10);
+         CREATE TABLE base (tenant_id int, note text); CREATE TABLE heir () INHERITS (base);
+         CREATE TYPE row_type AS (id int, tenant_id int); CREATE TABLE typed OF row_type;
+         CREATE TABLE areas (region text, no int, tenant_id int, PRIMARY KEY (region, no));
+         CREATE TABLE shops (id int, region text, no int, FOREIGN KEY (region, no) REFERENCES areas);
+         INSERT INTO items VALUES (1, 1), (2, 1);
+         INSERT INTO areas VALUES ('eu', 1, 10), ('eu', 2, 10); INSERT INTO shops VALUES (1, 'eu', 1);
+         SELECT holdfast.guard_table('items', via := 'order_id'), holdfast.guard_table('archive', 'tenant_id'),
+             holdfast.guard_table('heir', 'tenant_id'), holdfast.guard_table('typed', 'tenant_id'),
+             holdfast.guard_table('areas', 'tenant_id'), holdfast.guard_table('shops', via := 'region')",
+    )?;
+    let cases = [
+        ("ALTER TABLE orders DROP tenant_id, ADD tenant_id int DEFAULT 20", TAMPERING),
+        ("ALTER TABLE orders DROP tenant_id, ADD tenant_id int", TAMPERING),
+        ("ALTER TABLE items DROP order_id, ADD order_id int DEFAULT 2 REFERENCES orders", TAMPERING),
+        ("ALTER TABLE items DROP CONSTRAINT to_order, ADD FOREIGN KEY (order_id) REFERENCES archive", TAMPERING),
+        (
+            "ALTER TABLE items DROP CONSTRAINT to_order, ADD FOREIGN KEY (order_id) REFERENCES orders ON DELETE CASCADE",
+            Passes,
+        ),
+        ("ALTER TABLE base DROP tenant_id, ADD tenant_id int DEFAULT 20", TAMPERING),
+        ("ALTER TABLE base ALTER tenant_id TYPE int USING 20", TAMPERING),
+        ("ALTER TABLE base ALTER note TYPE varchar(20)", Passes),
+        ("ALTER TYPE row_type DROP ATTRIBUTE tenant_id CASCADE, ADD ATTRIBUTE tenant_id int CASCADE", TAMPERING),
+        // The other columns of a foreign key, and what it refers to.
+        ("ALTER TABLE shops ALTER no TYPE int USING 3 - no", TAMPERING),
+        ("ALTER TABLE areas ALTER no TYPE int USING 3 - no", TAMPERING),
+        ("ALTER TABLE orders ALTER id TYPE int USING 10 - id", TAMPERING),
+        ("ALTER TABLE orders ALTER id TYPE bigint", Passes),
+        ("ALTER TABLE orders ALTER note TYPE varchar(20) USING note", Passes),
+        (
+            "DO $$ BEGIN ALTER TABLE orders RENAME tenant_id TO old; ALTER TABLE orders RENAME extra TO tenant_id; END $$",
+            TAMPERING,
+        ),
+        ("BEGIN; ALTER TABLE orders RENAME tenant_id TO old", TAMPERING),
     ];
     scene.judge(&mut scene.operator()?, &cases)
 }

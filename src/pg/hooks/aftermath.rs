@@ -7,15 +7,38 @@ use std::ptr;
 use pgrx::{pg_guard, pg_sys};
 
 use super::objects;
+use crate::pg::relation::{self, Bearings, Relation};
 use crate::pg::report::Report;
 use crate::pg::session::{self, Session};
-use crate::pg::{audit, partitions, relation};
+use crate::pg::{audit, partitions};
 use crate::policy::surface::{GuardState, TableClass};
 use crate::policy::tampering::{self, Change};
 
+/// A table before the command.
+struct Before {
+    table: pg_sys::Oid,
+    guard: GuardState,
+    /// What stands for it in policy.
+    classified: pg_sys::Oid,
+    class: TableClass,
+    bearings: Option<Bearings>,
+}
+
+impl Before {
+    /// What the command has left of the guard. One that is whole, but by which rows have other tenants than before, isn't.
+    fn now(&self, after: &Relation) -> GuardState {
+        let same = self.class != after.table.class || self.bearings == after.bearings();
+        match self.bearings {
+            _ if same || after.table.guard != GuardState::Enabled => after.table.guard,
+            Some(Bearings::Parent(..)) => GuardState::Pathless,
+            _ => GuardState::Columnless,
+        }
+    }
+}
+
 struct Notes {
-    /// Tables, with the states of their guards before the command, and what stands for them in policy.
-    tables: Vec<(pg_sys::Oid, GuardState, pg_sys::Oid)>,
+    /// Tables as they were before the command.
+    tables: Vec<Before>,
     /// Objects by catalog and number.
     objects: Vec<(pg_sys::Oid, pg_sys::Oid)>,
 }
@@ -80,11 +103,18 @@ pub(super) fn has_notes() -> bool {
 
 /// Notes that the command touches a table in a way that its guard may not survive.
 pub(super) fn note_table(session: &Session, table: pg_sys::Oid) {
-    if NOTES.with(|notes| notes.borrow().tables.iter().any(|(known, ..)| *known == table)) {
+    if NOTES.with(|notes| notes.borrow().tables.iter().any(|before| before.table == table)) {
         return;
     }
     let Some(relation) = relation::facts(session, table).filter(|r| r.table.class.guarded()) else { return };
-    NOTES.with(|notes| notes.borrow_mut().tables.push((table, relation.table.guard, relation.classified)));
+    let before = Before {
+        table,
+        guard: relation.table.guard,
+        classified: relation.classified,
+        class: relation.table.class.clone(),
+        bearings: relation.bearings(),
+    };
+    NOTES.with(|notes| notes.borrow_mut().tables.push(before));
 }
 
 /// Notes an object that the command makes or moves: only afterwards can it be seen where it is.
@@ -106,15 +136,15 @@ pub(super) unsafe extern "C-unwind" fn check() -> *const Report {
     // SAFETY: between two commands of a transaction; makes what the last one did visible to look-ups.
     unsafe { pg_sys::CommandCounterIncrement() };
     let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
-    for (table, before, stood_for_it) in tables {
-        let Some(relation) = relation::facts(&session, table) else { continue };
-        if relation.table.class == TableClass::Unclassified && stood_for_it != table {
-            partitions::keep_guard(&session, table, stood_for_it);
+    for before in tables {
+        let Some(relation) = relation::facts(&session, before.table) else { continue };
+        if relation.table.class == TableClass::Unclassified && before.classified != before.table {
+            partitions::keep_guard(&session, before.table, before.classified);
         }
         if !relation.table.class.guarded() {
             continue;
         }
-        let change = Change { table: &relation.table.name, before, after: relation.table.guard };
+        let change = Change { table: &relation.table.name, before: before.guard, after: before.now(&relation) };
         let report = tampering::check_change(&session.who.identity, &command(), &change)
             .map_or(ptr::null(), |r| audit::settle(&session, r));
         if !report.is_null() {

@@ -5,14 +5,13 @@ use std::ptr;
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::{aftermath, grants, objects, own_tables, prepared};
+use super::{aftermath, grants, objects, own_tables, prepared, rewrites};
 use crate::pg::report::Report;
 use crate::pg::session::{self, Session};
 use crate::pg::{audit, compat, partitions, relation, trigger};
 use crate::policy::backend::Trust;
 use crate::policy::command::{self, Command, Reach, Target};
 use crate::policy::looks::Look;
-use crate::policy::surface::TableClass;
 use crate::policy::tampering;
 
 /// What a command is to the guard.
@@ -164,44 +163,9 @@ unsafe fn check_guard(
     // SAFETY: as above.
     unsafe {
         let report = check_rename(session, name, described, statement);
-        if report.is_null() { check_retype(session, name, described, statement) } else { report }
+        let relations = described.relations.iter().flatten().copied();
+        if report.is_null() { rewrites::check(session, name, relations, statement) } else { report }
     }
-}
-
-/// ALTER TYPE rewrites the column that tells the tenant in every row, by an expression that the command gives, and no row
-/// trigger hears of it.
-unsafe fn check_retype(
-    session: &Session,
-    name: &str,
-    described: &Described,
-    statement: *mut pg_sys::Node,
-) -> *const Report {
-    // SAFETY: a node is cast to the type that its tag names; names are null or C strings.
-    let retyped: Vec<String> = unsafe {
-        if (*statement).type_ != pg_sys::NodeTag::T_AlterTableStmt {
-            return ptr::null();
-        }
-        let commands = (*statement.cast::<pg_sys::AlterTableStmt>()).cmds;
-        (0..compat::list_length(commands))
-            .map(|n| &*compat::list_nth(commands, n).cast::<pg_sys::AlterTableCmd>())
-            .filter(|command| command.subtype == pg_sys::AlterTableType::AT_AlterColumnType)
-            .map(|command| session::text(command.name))
-            .collect()
-    };
-    let owned = described.relations.iter().flatten().filter(|oid| compat::owns(pg_sys::RelationRelationId, **oid));
-    let tells_tenant = |relation: &relation::Relation| match &relation.table.class {
-        TableClass::Tenant(source) => {
-            source.column().filter(|column| retyped.iter().any(|r| r == column)).map(str::to_owned)
-        }
-        _ => None,
-    };
-    let found = { owned }.find_map(|oid| {
-        let relation = relation::facts(session, *oid)?;
-        Some(format!("column {} of table {}", tells_tenant(&relation)?, relation.table.name.name))
-    });
-    found.map_or(ptr::null(), |object| {
-        audit::settle(session, tampering::check_part(&session.who.identity, name, &object))
-    })
 }
 
 /// A guard that is renamed still guards, until a trigger comes that sorts after it.

@@ -13,6 +13,7 @@ mod object_access;
 mod objects;
 mod own_tables;
 mod prepared;
+mod rewrites;
 mod settings;
 mod utility;
 

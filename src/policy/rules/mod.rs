@@ -318,7 +318,7 @@ mod tests {
                 Refusal::guard_tampering(
                     attempt("INSERT"),
                     GuardState::Disabled,
-                    &TableClass::Tenant(TenantSource::Column("t".into())),
+                    &TableClass::Tenant(TenantSource::Columns("t".into())),
                 ),
                 format!("holdfast.guard_table({table}, 't');"),
             ),

@@ -9,8 +9,8 @@ impl Refusal {
         let message = format!("the guard of table \"{}\" {}", table(&attempt), state.predicate());
         let relation = table_literal(&attempt);
         let put_back = match class {
-            TableClass::Tenant(TenantSource::Column(column)) => {
-                format!("SELECT holdfast.guard_table({relation}, {});", literal(column))
+            TableClass::Tenant(TenantSource::Columns(columns)) => {
+                format!("SELECT holdfast.guard_table({relation}, {});", literal(&columns.to_string()))
             }
             TableClass::Tenant(TenantSource::Parent(via)) => {
                 format!("SELECT holdfast.guard_table({relation}, via => {});", literal(via))

@@ -3,7 +3,7 @@
 //! - [`stage`] a guarded shop, and a checksum of everything in it
 //! - [`paths`] the ways that a statement can take to the server
 //! - [`attempt`] makes attempts along them, and judges
-//! - [`rows`], [`reach`], [`copies`], [`commands`], [`tampering`], [`scripts`] the attempts, as tables
+//! - [`rows`], [`reach`], [`keys`], [`copies`], [`commands`], [`tampering`], [`scripts`] the attempts, as tables
 //! - [`elsewhere`], [`deputies`] those that no table holds
 
 mod attempt;
@@ -11,6 +11,7 @@ mod commands;
 mod copies;
 mod deputies;
 mod elsewhere;
+mod keys;
 mod paths;
 mod reach;
 mod rows;
@@ -25,6 +26,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test::shared("rows_of_others_stay_as_they_are", |cluster| attempt::make(cluster, rows::ATTEMPTS)),
         Test::shared("rows_out_of_reach_stay_as_they_are", |cluster| attempt::make(cluster, reach::ATTEMPTS)),
+        Test::shared("keys_of_several_columns_are_not_left_by_one", |cluster| attempt::make(cluster, keys::ATTEMPTS)),
         Test::shared("copies_of_others_are_not_taken", |cluster| attempt::make(cluster, copies::ATTEMPTS)),
         Test::shared("nobody_gets_round_the_guard_in_steps", |cluster| attempt::make(cluster, scripts::ATTEMPTS)),
         Test::shared("commands_destroy_nothing", |cluster| attempt::make(cluster, commands::ATTEMPTS)),

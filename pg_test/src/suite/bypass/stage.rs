@@ -19,13 +19,15 @@ const ELSEWHERE: &str = "
         $$SELECT carriers.dblink_exec('host=:socket port=:port dbname=:database user=:rebuilt', statement)$$";
 
 /// Each in a transaction of its own, as a cutover must be.
-const OWNERSHIP: [&str; 10] = [
+const OWNERSHIP: [&str; 12] = [
     "cutover('20', 'rebuilt')",
     "cutover('21', 'rebuilt')",
     "cutover('50', 'rebuilt')",
     "cutover('acme', 'rebuilt')",
     "cutover('aaaaaaaa-0000-4000-8000-000000000000', 'rebuilt')",
     "cutover('\\xaa', 'rebuilt')",
+    "cutover(ROW('eu', 20)::text, 'rebuilt')",
+    "cutover(ROW('a,b', 'c')::text, 'rebuilt')",
     "freeze('40', 'audit')",
     "freeze('50', 'import')",
     "set_mode('enforce')",

@@ -93,6 +93,13 @@ INSERT INTO shop.by_text VALUES (1, 'beta'), (2, 'acme'); INSERT INTO shop.by_va
 INSERT INTO shop.by_citext VALUES (1, 'Beta'), (2, 'Acme');
 INSERT INTO shop.by_uuid VALUES (1, 'bbbbbbbb-0000-4000-8000-000000000000'), (2, 'aaaaaaaa-0000-4000-8000-000000000000');
 INSERT INTO shop.by_bytea VALUES (1, '\xbb'), (2, '\xaa');
+-- Keys of several columns.
+CREATE TABLE shop.by_pair (id int PRIMARY KEY, tenant_id int, note text);
+INSERT INTO shop.by_pair VALUES (1, 10, 'eu'), (2, 20, 'eu'), (3, 20, 'us'), (4, NULL, 'eu');
+CREATE TABLE shop.by_texts (id int PRIMARY KEY, tenant_id text, note text);
+INSERT INTO shop.by_texts VALUES (1, 'a', 'b,c'), (2, 'a,b', 'c');
+CREATE TABLE shop.pair_lines (id int PRIMARY KEY, tenant_id int, note text, pair_id int REFERENCES shop.by_pair ON UPDATE CASCADE);
+INSERT INTO shop.pair_lines VALUES (1, 20, NULL, 1), (2, 20, NULL, 2);
 
 DO $$
 DECLARE made regclass;
@@ -210,6 +217,10 @@ BEGIN
         holdfast.guard_table('shop.tens', tenant => '10');
     PERFORM holdfast.allow_writes('rebuilt', 'shop.lines'), holdfast.allow_writes('rebuilt', 'shop.taxes'),
         holdfast.allow_writes('rebuilt', 'shop.tens');
+    PERFORM holdfast.guard_table('shop.by_pair', 'note, tenant_id'), holdfast.guard_table('shop.by_texts', 'tenant_id, note'),
+        holdfast.guard_table('shop.pair_lines', via => 'pair_id');
+    PERFORM holdfast.allow_writes('rebuilt', 'shop.by_pair'), holdfast.allow_writes('rebuilt', 'shop.by_texts'),
+        holdfast.allow_writes('rebuilt', 'shop.pair_lines');
     PERFORM holdfast.guard_global('shop.plans'), holdfast.guard_global('shop.stock');
     PERFORM holdfast.exempt_table('shop.ledger', 'legacy');
     PERFORM holdfast.exempt_table(oid) FROM pg_class WHERE relnamespace = 'carriers'::regnamespace AND relkind = 'r';

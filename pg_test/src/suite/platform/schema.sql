@@ -33,6 +33,7 @@ CREATE TABLE by_text (id int PRIMARY KEY, tenant text);
 CREATE TABLE by_varchar (id int PRIMARY KEY, tenant varchar(40));
 CREATE TABLE by_domain (id int PRIMARY KEY, tenant tenant_code);
 CREATE TABLE by_bytea (id int PRIMARY KEY, tenant bytea);
+CREATE TABLE by_pair (id int PRIMARY KEY, "Area" text, tenant int);
 
 CREATE TABLE "Billing Dept"."Invoice ""2""" ("Id" int PRIMARY KEY, "Tenant Id" int, total numeric);
 
@@ -78,6 +79,7 @@ INSERT INTO by_text VALUES (1, '10'), (2, '20');
 INSERT INTO by_varchar VALUES (1, '10'), (2, '20');
 INSERT INTO by_domain VALUES (1, '10'), (2, '20');
 INSERT INTO by_bytea VALUES (1, '\x0a'), (2, '\x0b');
+INSERT INTO by_pair VALUES (1, 'eu, west', 10), (2, 'eu, west', 20), (3, 'us', 20);
 INSERT INTO "Billing Dept"."Invoice ""2""" VALUES (1, 10, 1), (2, 20, 2);
 INSERT INTO log SELECT tenant, day, 'line' FROM unnest(ARRAY[10, 20, 30, 40]) AS tenant, unnest('{2023-05-05,2024-05-05}'::date[]) AS day;
 INSERT INTO assets VALUES (1, 10, 'house'), (2, 20, 'house');

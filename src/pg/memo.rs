@@ -1,0 +1,189 @@
+//! What makes a row pass without a closer look: the key that its tenant hangs on is that of the row before.
+//!
+//! Everything here but [`Memo::of`] and [`Memory::remember`] runs for every row, in plain frames: it allocates nothing and
+//! compares values where they lie.
+
+use std::ffi::c_int;
+
+use pgrx::pg_sys;
+
+use super::keys::{self, KeyColumn};
+use super::relation::Locate;
+use super::{columns, compat};
+use crate::policy::columns::KeyColumns;
+use crate::policy::tenant::TenantType;
+
+/// The longest raw key that is remembered from row to row; longer ones are looked up for each row. Three columns of a few
+/// bytes fit, or two of type uuid.
+const REMEMBERED: usize = 64;
+
+/// What must be the same in both rows.
+#[derive(Clone, Copy)]
+enum Memo {
+    /// This column, of a type of this family: the tenant column, or a foreign key that consists of it.
+    Column(c_int, TenantType),
+    /// These columns.
+    Columns(Columns),
+    /// Nothing more: all rows of the table are of one tenant.
+    Table,
+    /// Nothing short of a look at the row.
+    Nothing,
+}
+
+/// A key of several columns, without a pointer to them.
+#[derive(Clone, Copy)]
+struct Columns {
+    count: usize,
+    first: [KeyColumn; KeyColumns::MOST],
+}
+
+impl Columns {
+    fn as_slice(&self) -> &[KeyColumn] {
+        self.first.get(..self.count).unwrap_or_default()
+    }
+}
+
+impl Memo {
+    fn of(locate: &Locate) -> Memo {
+        let parents = |of: &[super::parents::LinkColumn]| -> Option<Vec<KeyColumn>> {
+            of.iter().map(|c| Some(KeyColumn { attnum: c.attnum, of: columns::tenant_type(c.of)? })).collect()
+        };
+        let key = match locate {
+            Locate::Columns(columns) => Some(columns.clone()),
+            Locate::Parent(link) => parents(&link.columns),
+            Locate::Constant(_) => return Memo::Table,
+            Locate::Nowhere => None,
+        };
+        match key.as_deref() {
+            Some([only]) => Memo::Column(c_int::from(only.attnum), only.of),
+            Some(several @ [first, ..]) if several.len() <= KeyColumns::MOST => {
+                let mut columns = Columns { count: several.len(), first: [*first; KeyColumns::MOST] };
+                columns.first[..several.len()].copy_from_slice(several);
+                Memo::Columns(columns)
+            }
+            _ => Memo::Nothing,
+        }
+    }
+}
+
+/// The key of the last row of a statement that passed.
+#[derive(Clone, Copy)]
+pub struct Memory {
+    memo: Memo,
+    /// Of the raw key; 0 = none.
+    length: usize,
+    last: [u8; REMEMBERED],
+}
+
+impl Memory {
+    /// Of a table whose tenants nobody asks for.
+    pub const NONE: Memory = Memory { memo: Memo::Nothing, length: 0, last: [0; REMEMBERED] };
+
+    /// Of a table whose rows have their tenants there.
+    pub fn of(locate: &Locate) -> Memory {
+        Memory { memo: Memo::of(locate), ..Memory::NONE }
+    }
+
+    /// Whether the row's tenant is that of the last row that passed. A plain frame.
+    ///
+    /// # Safety
+    /// The slot is one of the table's.
+    pub unsafe fn passes(&self, slot: *mut pg_sys::TupleTableSlot) -> bool {
+        // SAFETY: the caller gives a slot of the table that the columns are of.
+        unsafe {
+            let (attnum, of) = match &self.memo {
+                Memo::Column(attnum, of) => (*attnum, *of),
+                Memo::Columns(columns) => return self.passes_by(columns.as_slice(), slot),
+                Memo::Table => return self.length > 0,
+                Memo::Nothing => return false,
+            };
+            let Some(value) = column(slot, attnum) else { return false };
+            keys::is(&self.last[..self.length], of, value)
+        }
+    }
+
+    unsafe fn passes_by(&self, columns: &[KeyColumn], slot: *mut pg_sys::TupleTableSlot) -> bool {
+        let Some(mut rest) = keys::components(&self.last[..self.length]) else { return false };
+        columns.iter().all(|key| {
+            // SAFETY: as above.
+            let value = unsafe { column(slot, c_int::from(key.attnum)) };
+            let (Some(value), Some(component)) = (value, keys::next_component(&mut rest)) else { return false };
+            // SAFETY: the value is one of this column.
+            unsafe { keys::is(component, key.of, value) }
+        })
+    }
+
+    /// Whether both versions of a row have the same key, so that one check is enough. A plain frame.
+    ///
+    /// # Safety
+    /// The slots are of the table.
+    pub unsafe fn same_tenant(&self, old: *mut pg_sys::TupleTableSlot, new: *mut pg_sys::TupleTableSlot) -> bool {
+        // SAFETY: the caller gives slots of the table that the columns are of.
+        unsafe {
+            match &self.memo {
+                Memo::Column(attnum, of) => same_value(*attnum, *of, old, new),
+                Memo::Columns(columns) => {
+                    columns.as_slice().iter().all(|key| same_value(c_int::from(key.attnum), key.of, old, new))
+                }
+                Memo::Table => true,
+                Memo::Nothing => false,
+            }
+        }
+    }
+
+    /// Remembers nothing any more.
+    pub fn forget(&mut self) {
+        self.length = 0;
+    }
+
+    /// Remembers a row that passed.
+    pub fn remember(&mut self, value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>) {
+        let of = |columns: &[KeyColumn]| keys::of_row(columns, value);
+        let raw = match &self.memo {
+            Memo::Column(attnum, of_type) => {
+                pg_sys::AttrNumber::try_from(*attnum).ok().and_then(|attnum| of(&[KeyColumn { attnum, of: *of_type }]))
+            }
+            Memo::Columns(columns) => of(columns.as_slice()),
+            Memo::Table => {
+                self.length = 1;
+                return;
+            }
+            Memo::Nothing => return,
+        };
+        if let Some(raw) = raw.filter(|raw| raw.len() <= REMEMBERED) {
+            self.last[..raw.len()].copy_from_slice(&raw);
+            self.length = raw.len();
+        }
+    }
+}
+
+unsafe fn same_value(
+    attnum: c_int,
+    of: TenantType,
+    old: *mut pg_sys::TupleTableSlot,
+    new: *mut pg_sys::TupleTableSlot,
+) -> bool {
+    // SAFETY: the callers give slots of the table, and the type of its column.
+    unsafe {
+        match (column(old, attnum), column(new, attnum)) {
+            (None, None) => true,
+            (Some(old), Some(new)) => keys::same(of, old, new),
+            _ => false,
+        }
+    }
+}
+
+/// A column of a slot; none if it is null. A plain frame.
+///
+/// # Safety
+/// The slot belongs to a relation that has the column.
+pub unsafe fn column(slot: *mut pg_sys::TupleTableSlot, attnum: c_int) -> Option<pg_sys::Datum> {
+    // SAFETY: slot_getsomeattrs_int makes the column valid, which the caller says there is.
+    unsafe {
+        if c_int::from((*slot).tts_nvalid) < attnum {
+            compat::slot_getsomeattrs_int(slot, attnum);
+        }
+        let index = attnum as usize - 1;
+        (!*(*slot).tts_isnull.add(index)).then(|| *(*slot).tts_values.add(index))
+    }
+}
