@@ -52,12 +52,11 @@ pub fn begins(relation: &Relation) {
     PUT_OFF.with(|p| p.borrow_mut().retain(|(table, _)| *table != relation.classified));
 }
 
-/// What was put off for this table.
-pub fn take_put_off(relation: &Relation) -> Option<Refusal> {
+/// What was put off for this table. It stays, until the next query of it begins: the error may be caught, and another query
+/// of the table be under way around this one.
+pub fn put_off_for(relation: &Relation) -> Option<Refusal> {
     PUT_OFF.with(|p| {
-        let mut put_off = p.borrow_mut();
-        let found = put_off.iter().position(|(table, _)| *table == relation.classified)?;
-        Some(put_off.swap_remove(found).1)
+        p.borrow().iter().find(|(table, _)| *table == relation.classified).map(|(_, refusal)| refusal.clone())
     })
 }
 

@@ -331,7 +331,7 @@ unsafe extern "C-unwind" fn check_beyond(fcinfo: pg_sys::FunctionCallInfo) -> *c
     };
     guard.beyond = false;
     let Some((session, relation)) = statement_facts(guard.statement, oid) else { return std::ptr::null() };
-    let Some(refusal) = cascade::take_put_off(&relation) else { return std::ptr::null() };
+    let Some(refusal) = cascade::put_off_for(&relation) else { return std::ptr::null() };
     let global = matches!(relation.table.class, TableClass::Global);
     session.who.counts.broke(Look::at_table(session.who.identity.trust(), global), refusal.rule);
     audit::settle(&session, refusal)

@@ -91,7 +91,8 @@ mod tests {
         use TenantType::*;
         let uuid = "6EC0BD7F-11C0-43DA-975E-2A8AD9EBAE0B";
         let row = format!("({uuid},\" 007\",\\\\xAB)");
-        let cases: &[(&[&[TenantType]], &str, Result<&str, &str>)] = &[
+        type Case<'a> = (&'a [&'a [TenantType]], &'a str, Result<&'a str, &'a str>);
+        let cases: &[Case] = &[
             (&[], "(anything", Ok("(anything")),
             (&[&[Integer]], " 042", Ok("42")),
             (&[&[Integer], &[Text]], "042", Ok("042")),

@@ -110,13 +110,13 @@ unsafe fn check_relations(session: &Session, names: *mut pg_sys::List, kinds: &[
 /// Whether the catalog's objects stand for themselves. What belongs to a table counts as that table, so that a backend may
 /// drop its own with all that hangs on it; what is left (dependencies, memberships) goes with something that counts.
 fn counts(class: pg_sys::Oid) -> bool {
-    /// Of pg_cast, pg_conversion, pg_language, pg_largeobject_metadata, pg_operator, pg_transform, pg_ts_config, pg_ts_dict,
+    /// Of pg_cast, pg_conversion, pg_language, pg_largeobject, for which dependencies stand, and its metadata, pg_operator, pg_transform, pg_ts_config, pg_ts_dict,
     /// pg_ts_parser, pg_ts_template, pg_opclass, pg_opfamily, pg_am, pg_collation, pg_foreign_data_wrapper,
     /// pg_foreign_server, pg_user_mapping, pg_event_trigger, pg_publication, pg_subscription, pg_statistic_ext, pg_rewrite,
     /// pg_policy, pg_attrdef.
-    const CATALOGS: [u32; 24] = [
-        2605, 2607, 2612, 2995, 2617, 3576, 3602, 3600, 3601, 3764, 2616, 2753, 2601, 3456, 2328, 1417, 1418, 3466,
-        6104, 6100, 3381, 2618, 3256, 2604,
+    const CATALOGS: [u32; 25] = [
+        2605, 2607, 2612, 2613, 2995, 2617, 3576, 3602, 3600, 3601, 3764, 2616, 2753, 2601, 3456, 2328, 1417, 1418,
+        3466, 6104, 6100, 3381, 2618, 3256, 2604,
     ];
     [
         pg_sys::RelationRelationId,

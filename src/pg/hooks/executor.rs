@@ -3,7 +3,7 @@
 //! ExecutorFinish tell what runs inside of what.
 
 use std::cell::Cell;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::ptr;
 
 use once_cell::sync::OnceCell;
@@ -44,10 +44,12 @@ pub(super) fn install() {
 
 /// A plain frame.
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
-    // SAFETY: forwards what Postgres gave. An error on the way leaves ONLY_EXPLAINED as it is, until the next start sets it
-    // again; the only other reader, COPY, resets it first (see utility.rs).
+    // SAFETY: forwards what Postgres gave.
     unsafe {
         let only_explained = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
+        if only_explained {
+            follow_errors();
+        }
         ONLY_EXPLAINED.set(only_explained);
         if settings::may_need_holding() && !session::inert() {
             settings::hold();
@@ -62,6 +64,38 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags
         if !only_explained && plan::may_be_unfiltered(query) && !session::inert() {
             report::raise(check_plan((*query).plannedstmt, (*query).params));
         }
+    }
+}
+
+/// An error on the way skips what ends an EXPLAIN's start, and what comes after it may run without another start: an
+/// expression of PL/pgSQL, a function that the protocol calls. So where an error ends, nothing is being explained.
+#[pg_guard]
+unsafe extern "C-unwind" fn follow_errors() {
+    thread_local! {
+        static REGISTERED: Cell<bool> = const { Cell::new(false) };
+    }
+    if REGISTERED.replace(true) {
+        return;
+    }
+    // SAFETY: the callbacks are functions of this library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(transaction_ended), ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(subtransaction_ended), ptr::null_mut());
+    }
+}
+
+unsafe extern "C-unwind" fn transaction_ended(_: pg_sys::XactEvent::Type, _: *mut c_void) {
+    ONLY_EXPLAINED.set(false);
+}
+
+unsafe extern "C-unwind" fn subtransaction_ended(
+    event: pg_sys::SubXactEvent::Type,
+    _: pg_sys::SubTransactionId,
+    _: pg_sys::SubTransactionId,
+    _: *mut c_void,
+) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        ONLY_EXPLAINED.set(false);
     }
 }
 

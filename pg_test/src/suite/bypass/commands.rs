@@ -79,6 +79,23 @@ pub const ATTEMPTS: &[Attempt] = &[
     .not_by(&[CachedPlan, CachedFunction, View, BarrierView, InsteadOf, RuleView]),
     Attempt::new(Query, "unlink_an_own_large_object", "SELECT lo_unlink({70002})", REBUILTS),
     Attempt::new(Query, "unlink_a_large_object", "SELECT lo_unlink({70001})", LEGACYS),
+    // What failed to be explained hides nothing that comes after it, be it an expression without a statement of its own.
+    Attempt::new(
+        TopLevel,
+        "set_a_sequence_behind_an_explain_that_fails",
+        "DO $try$ DECLARE told bigint; BEGIN
+             BEGIN EXPLAIN UPDATE pg_authid SET rolname = rolname; EXCEPTION WHEN OTHERS THEN NULL; END;
+             told := setval('shop.orders_seq', 1000); END $try$",
+        ANYBODYS,
+    ),
+    Attempt::new(
+        TopLevel,
+        "unlink_behind_an_explain_that_fails",
+        "DO $try$ DECLARE told int; BEGIN
+             BEGIN EXPLAIN UPDATE pg_authid SET rolname = rolname; EXCEPTION WHEN OTHERS THEN NULL; END;
+             told := lo_unlink(70002); END $try$",
+        REBUILTS,
+    ),
     Attempt::new(Query, "put_into_a_large_object", "SELECT lo_put({70002}, 0, 'x')", REBUILTS),
     Attempt::new(Query, "write_a_large_object", "SELECT lowrite(lo_open({70002}, 131072), 'x')", REBUILTS),
     Attempt::new(Query, "truncate_a_large_object", "SELECT lo_truncate(lo_open({70002}, 131072), 0)", REBUILTS),
