@@ -118,6 +118,8 @@ fn swaps(cluster: &Cluster) -> Result<()> {
     scene.operator()?.exec(
         "CREATE TABLE items (id int PRIMARY KEY, order_id int CONSTRAINT to_order REFERENCES orders);
          CREATE TABLE archive (id int PRIMARY KEY, tenant_id int); INSERT INTO archive VALUES (1, 20), (2, 10);
+         CREATE TABLE outside (id int NOT NULL, tenant_id int) PARTITION BY LIST (id); SELECT holdfast.exempt_table('outside');
+         CREATE TABLE unsaid (id int NOT NULL, tenant_id int) PARTITION BY LIST (id);
          CREATE TABLE base (tenant_id int, note text); CREATE TABLE heir () INHERITS (base);
          CREATE TYPE row_type AS (id int, tenant_id int); CREATE TABLE typed OF row_type;
          CREATE TABLE areas (region text, no int, tenant_id int, PRIMARY KEY (region, no));
@@ -152,6 +154,9 @@ fn swaps(cluster: &Cluster) -> Result<()> {
             TAMPERING,
         ),
         ("BEGIN; ALTER TABLE orders RENAME tenant_id TO old", TAMPERING),
+        // Part of a whole that isn't guarded; of one of which nobody has said anything, it stays guarded.
+        ("ALTER TABLE outside ATTACH PARTITION archive DEFAULT", TAMPERING),
+        ("ALTER TABLE unsaid ATTACH PARTITION archive DEFAULT", Passes),
     ];
     scene.judge(&mut scene.operator()?, &cases)
 }

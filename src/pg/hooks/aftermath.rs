@@ -29,6 +29,8 @@ impl Before {
     fn now(&self, after: &Relation) -> GuardState {
         let same = self.class != after.table.class || self.bearings == after.bearings();
         match self.bearings {
+            // It has become part of a whole that isn't guarded.
+            _ if !after.table.class.guarded() => GuardState::Missing,
             _ if same || after.table.guard != GuardState::Enabled => after.table.guard,
             Some(Bearings::Parent(..)) => GuardState::Pathless,
             _ => GuardState::Columnless,
@@ -141,7 +143,8 @@ pub(super) unsafe extern "C-unwind" fn check() -> *const Report {
         if relation.table.class == TableClass::Unclassified && before.classified != before.table {
             partitions::keep_guard(&session, before.table, before.classified);
         }
-        if !relation.table.class.guarded() {
+        // Nobody has said that it isn't guarded any more, unless it was taken out of the guard.
+        if relation.table.class == TableClass::Unclassified {
             continue;
         }
         let change = Change { table: &relation.table.name, before: before.guard, after: before.now(&relation) };

@@ -111,7 +111,10 @@ unsafe fn follow_partitions(session: &Session, statement: *mut pg_sys::Node) {
             let partition = || oid((*command.def.cast::<pg_sys::PartitionCmd>()).name);
             match command.subtype {
                 _ if command.def.is_null() => {}
-                AlterTableType::AT_AttachPartition => partitions::give_way(session, partition(), oid(alter.relation)),
+                AlterTableType::AT_AttachPartition => {
+                    aftermath::note_table(session, partition());
+                    partitions::give_way(session, partition(), oid(alter.relation));
+                }
                 AlterTableType::AT_DetachPartition | AlterTableType::AT_DetachPartitionFinalize => {
                     aftermath::note_table(session, partition());
                 }
@@ -304,16 +307,20 @@ unsafe fn relation_or_other(name: *const pg_sys::RangeVar) -> Option<Described> 
     about(Reach::Targets, [unsafe { named(name) }])
 }
 
-/// The table that is altered, and those that it becomes a child of.
+/// The table that is altered, those that it becomes a child of, and one that becomes a part of it.
 unsafe fn alters_table(alter: &pg_sys::AlterTableStmt) -> Option<Described> {
-    // SAFETY: names of the parsed command; the definition of INHERIT is one.
+    use pg_sys::AlterTableType;
+    // SAFETY: names of the parsed command; the definition of INHERIT is one, that of ATTACH PARTITION has one.
     unsafe {
-        let parents = (0..compat::list_length(alter.cmds)).filter_map(|n| {
+        let others = (0..compat::list_length(alter.cmds)).filter_map(|n| {
             let command = &*compat::list_nth(alter.cmds, n).cast::<pg_sys::AlterTableCmd>();
-            let inherits = command.subtype == pg_sys::AlterTableType::AT_AddInherit;
-            inherits.then(|| named(command.def.cast()))
+            match command.subtype {
+                AlterTableType::AT_AddInherit => Some(named(command.def.cast())),
+                AlterTableType::AT_AttachPartition => Some(named((*command.def.cast::<pg_sys::PartitionCmd>()).name)),
+                _ => None,
+            }
         });
-        about(Reach::Targets, parents.chain([named(alter.relation)]))
+        about(Reach::Targets, others.chain([named(alter.relation)]))
     }
 }
 

@@ -221,6 +221,11 @@ pub const ATTEMPTS: &[Attempt] = &[
         ONE_OF_THEM,
     ),
     script(
+        "make_the_table_a_partition_of_a_private_one_and_write",
+        "ALTER TABLE shop.private ATTACH PARTITION shop.notes DEFAULT; UPDATE shop.notes SET note = 'x' WHERE id = 1",
+        ONE_OF_THEM,
+    ),
+    script(
         "detach_a_partition_and_write",
         "SET ROLE :legacy; ALTER TABLE shop.log DETACH PARTITION shop.log_us; UPDATE shop.log_us SET note = 'x' WHERE id = 5",
         ONE_OF_THEM,

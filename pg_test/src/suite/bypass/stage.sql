@@ -158,6 +158,9 @@ BEGIN
     END LOOP;
 END $$;
 
+-- One that is private to it, with room for others.
+CREATE TABLE shop.private (id int NOT NULL, tenant_id int, note text) PARTITION BY LIST (id);
+ALTER TABLE shop.private OWNER TO :rebuilt;
 -- Another one of its own, of which there are no views.
 CREATE TABLE shop.drafts (id int PRIMARY KEY, tenant_id int, note text);
 INSERT INTO shop.drafts VALUES (1, 10), (2, 20);
@@ -222,7 +225,7 @@ BEGIN
     PERFORM holdfast.allow_writes('rebuilt', 'shop.by_pair'), holdfast.allow_writes('rebuilt', 'shop.by_texts'),
         holdfast.allow_writes('rebuilt', 'shop.pair_lines');
     PERFORM holdfast.guard_global('shop.plans'), holdfast.guard_global('shop.stock');
-    PERFORM holdfast.exempt_table('shop.ledger', 'legacy');
+    PERFORM holdfast.exempt_table('shop.ledger', 'legacy'), holdfast.exempt_table('shop.private', 'rebuilt');
     PERFORM holdfast.exempt_table(oid) FROM pg_class WHERE relnamespace = 'carriers'::regnamespace AND relkind = 'r';
     -- How many tenants a statement may write is another subject.
     PERFORM holdfast.set_limits('rebuilt', tenants_per_statement => -1, statement_timeout => '1 h');
