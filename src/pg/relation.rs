@@ -67,10 +67,15 @@ impl Relation {
         }
     }
 
-    /// What its guard means for a table that it is a partition or child of.
-    fn state_within_another(&self) -> GuardState {
+    /// What its guard means for a table of this class that it is a partition or child of.
+    fn state_within_another(&self, class: &TableClass) -> GuardState {
         // A temporary one is its session's own affair.
-        if self.beside_the_point { GuardState::Enabled } else { self.table.guard }
+        if self.beside_the_point {
+            return GuardState::Enabled;
+        }
+        // Who may write the table may write tenants' rows, not everybody's.
+        let looser = matches!(class, TableClass::Tenant(_)) && self.table.class == TableClass::Global;
+        if looser { GuardState::Missing } else { self.table.guard }
     }
 
     /// The types of the columns of the tenant keys that the table itself holds; none if it holds none.
@@ -139,7 +144,7 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
     let mut guard = own.guard;
     for part in &parts {
         // Rows that are written through this table land there as well.
-        guard = guard.max(facts(session, *part).map_or(GuardState::Enabled, |part| part.state_within_another()));
+        guard = guard.max(facts(session, *part).map_or(GuardState::Enabled, |part| part.state_within_another(&class)));
     }
     if guard == GuardState::Missing && restored(&session.policy, classified) {
         guard = GuardState::Unrestored;

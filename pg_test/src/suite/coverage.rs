@@ -70,6 +70,14 @@ fn every_change_is_a_finding(cluster: &Cluster) -> Result<()> {
             "missing",
             "DROP TABLE heir",
         ),
+        // Whoever may write orders would write everybody's rows through it.
+        (
+            "CREATE TABLE heir () INHERITS (orders); SELECT holdfast.guard_global('heir')",
+            "orders",
+            "a table that inherits from it has no guard; guard it again",
+            "missing",
+            "SELECT holdfast.guard_table('orders', 'tenant_id'); SELECT holdfast.unguard_table('heir'); DROP TABLE heir",
+        ),
         (
             "ALTER TABLE log_1 DISABLE TRIGGER ALL",
             "log",
