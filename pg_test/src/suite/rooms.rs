@@ -25,7 +25,14 @@ const WORLD: [&str; 8] =
 const ADDRESSES: [&str; 3] = ["std::net::IpAddr", "std::net::Ipv4Addr", "std::net::Ipv6Addr"];
 
 /// Functions that look up what their caller names, or nothing.
-const AS_THEIR_CALLER: [&str; 2] = ["holdfast.cascade_preview(", "holdfast.guard_state("];
+const AS_THEIR_CALLER: [&str; 6] = [
+    "holdfast.cascade_preview(",
+    "holdfast.guard_state(",
+    "holdfast.policy_changed(",
+    "holdfast.log_policy_change(",
+    "holdfast.rule_counts(",
+    "holdfast.audit_health(",
+];
 
 /// What the structure of the sources and of the schema promises.
 pub fn tests() -> Vec<Test> {

@@ -67,7 +67,7 @@ fn every_way_to_set_is_asked(cluster: &Cluster) -> Result<()> {
         ("SET statement_timeout = '20 s'", Passes),
         ("SET SESSION lock_timeout TO '1 d'", refused),
         ("SET LOCAL idle_in_transaction_session_timeout = 0", refused),
-        ("SET LOCAL idle_in_transaction_session_timeout = 1", Passes),
+        ("SET LOCAL idle_in_transaction_session_timeout = '1 min'", Passes),
         ("SELECT set_config('statement_timeout', '0', false)", refused),
         ("SELECT set_config('statement_timeout', '0', true)", refused),
         ("UPDATE pg_settings SET setting = '0' WHERE name = 'lock_timeout'", refused),
