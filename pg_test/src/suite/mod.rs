@@ -33,6 +33,7 @@ mod destructive;
 mod disk_full;
 mod documentation;
 mod escalation;
+mod events;
 pub mod flood;
 mod foreign_errors;
 mod guard_schema;
@@ -110,6 +111,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("disk_full", disk_full::tests()),
         ("documentation", documentation::tests()),
         ("escalation", escalation::tests()),
+        ("events", events::tests()),
         ("flood", flood::tests()),
         ("foreign_errors", foreign_errors::tests()),
         ("guard_schema", guard_schema::tests()),

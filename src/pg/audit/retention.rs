@@ -89,7 +89,7 @@ const LEFT: &str = concat!(
     store::hour_key!(),
     ", backend, rule, outcome, schema_name, table_name, tenant, pg_catalog.sum(occurrences), pg_catalog.min(at),
         pg_catalog.max(last_at)
-    FROM holdfast.event
+    FROM (SELECT * FROM holdfast.event UNION ALL SELECT * FROM holdfast.event_overflow) AS event
     WHERE at >= $1 AND at < pg_catalog.date_trunc('hour', $1, 'UTC') + interval '1 hour'
         AND pg_catalog.date_trunc('hour', $1, 'UTC') < $1
     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
