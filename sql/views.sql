@@ -165,14 +165,12 @@ SELECT id, at, backend, rule, sqlstate, outcome, command,
 FROM (SELECT * FROM holdfast.event UNION ALL SELECT * FROM holdfast.event_overflow) AS event
 ORDER BY at DESC, id DESC;
 
--- A restore, or a publisher, may have brought counts of the same hour.
+-- A restore, or a publisher, may bring lines of the same hour as those that are counted here: they stand beside them.
 CREATE VIEW holdfast.blocked_summary AS
 SELECT hour, backend, rule,
     CASE WHEN table_name IS NOT NULL THEN pg_catalog.format('%I.%I', schema_name, table_name) END AS relation,
-    tenant, outcome, pg_catalog.sum(occurrences)::bigint AS occurrences,
-    pg_catalog.min(first_at) AS first_at, pg_catalog.max(last_at) AS last_at
+    tenant, outcome, occurrences, first_at, last_at
 FROM holdfast.event_hour
-GROUP BY hour, backend, rule, schema_name, table_name, tenant, outcome
 ORDER BY hour DESC, occurrences DESC;
 
 CREATE VIEW holdfast.stats AS

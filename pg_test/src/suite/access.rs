@@ -114,6 +114,7 @@ fn an_operator(cluster: &Cluster) -> Result<()> {
         "SELECT holdfast.unfreeze('10')",
         "SELECT holdfast.set_mode('observe', 'legacy')",
         "SELECT holdfast.flush_events()",
+        "SELECT holdfast.prune_events('0')",
         "SELECT holdfast.set_default_backend('legacy')",
         "SELECT holdfast.break_glass('a test', '1 s')",
         "SELECT holdfast.end_break_glass()",
@@ -131,7 +132,10 @@ fn an_operator(cluster: &Cluster) -> Result<()> {
         denied(&mut operator, &format!("DELETE FROM {table}"))?;
     }
     denied(&mut operator, "INSERT INTO holdfast.tenants (tenant) VALUES ('x')")?;
-    denied(&mut operator, "DELETE FROM holdfast.blocked_writes")
+    denied(&mut operator, "DELETE FROM holdfast.identities")?;
+    let refusal = operator.refused("DELETE FROM holdfast.blocked_writes")?;
+    ensure!(refusal.code == "55000", "a view of two tables: {refusal:?}");
+    Ok(())
 }
 
 fn an_operator_bound_as_rebuilt(cluster: &Cluster) -> Result<()> {

@@ -77,8 +77,9 @@ const DIFFERENCES: &str = "
         FROM holdfast.blocked_writes GROUP BY 1, 2, 3, 4, 5, 6) e
     FULL JOIN (
         SELECT hour, coalesce(backend, '') AS backend, coalesce(rule, '') AS rule, coalesce(relation, '') AS relation,
-            coalesce(tenant, '') AS tenant, outcome, occurrences, first_at, last_at
-        FROM holdfast.blocked_summary) s USING (hour, backend, rule, relation, tenant, outcome, first_at, last_at)
+            coalesce(tenant, '') AS tenant, outcome, sum(occurrences) AS occurrences, min(first_at) AS first_at,
+            max(last_at) AS last_at
+        FROM holdfast.blocked_summary GROUP BY 1, 2, 3, 4, 5, 6) s USING (hour, backend, rule, relation, tenant, outcome, first_at, last_at)
     WHERE e.occurrences IS DISTINCT FROM s.occurrences";
 
 /// Where rows are, how many, and what they count.
