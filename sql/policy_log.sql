@@ -22,10 +22,6 @@ CREATE TABLE holdfast.policy_change (
 );
 CREATE INDEX ON holdfast.policy_change (at, id);
 
--- What of break-glass the log shows, among millions of refusals.
-CREATE INDEX event_break_glass ON holdfast.event (at, id)
-    WHERE outcome = 'break_glass' AND rule IS NULL AND command IN ('break_glass', 'end_break_glass');
-
 SELECT pg_catalog.pg_extension_config_dump('holdfast.policy_change', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.policy_change_id_seq', '');
 
@@ -104,7 +100,7 @@ SELECT at, changed_by, what, object, old, new, set_role, application_name, clien
     UNION ALL
     SELECT at, usename, CASE command WHEN 'break_glass' THEN 'break-glass begun' ELSE 'break-glass ended' END, backend,
         NULL, pg_catalog.jsonb_build_object('note', message), NULL, application_name, client_addr, query, id
-    FROM holdfast.event
+    FROM (SELECT * FROM holdfast.event UNION ALL SELECT * FROM holdfast.event_overflow) AS event
     WHERE outcome = 'break_glass' AND rule IS NULL AND command IN ('break_glass', 'end_break_glass')
 ) AS line
 ORDER BY at DESC, id DESC;

@@ -190,8 +190,19 @@ WITH migration AS (
     SELECT span.n, span.name, coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'refused'), 0) AS refused,
         coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'observed'), 0) AS observed,
         coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'break_glass'), 0) AS broken
-    FROM (VALUES (10, 'last hour', interval '1 hour'), (11, 'last 24 hours', interval '1 day')) AS span (n, name, length)
-    LEFT JOIN holdfast.event ON at > pg_catalog.clock_timestamp() - span.length
+    FROM (VALUES (10, 'last hour', interval '1 hour'), (11, 'last 24 hours', interval '24 hours')) AS span (n, name, length),
+        pg_catalog.clock_timestamp() AS now,
+        pg_catalog.date_trunc('hour', now - span.length, 'UTC') AS cut
+    -- Hours as they were counted, and what of the one that is cut belongs to it.
+    LEFT JOIN LATERAL (
+        SELECT outcome, occurrences FROM holdfast.event_hour WHERE hour > cut
+        UNION ALL
+        SELECT outcome, occurrences FROM holdfast.event
+            WHERE at > now - span.length AND at < cut + interval '1 hour'
+        UNION ALL
+        SELECT outcome, occurrences FROM holdfast.event_overflow
+            WHERE at > now - span.length AND at < cut + interval '1 hour'
+    ) AS event ON true
     GROUP BY span.n, span.name
 ), tables AS (
     SELECT coalesce(pg_catalog.sum(tables) FILTER (WHERE class = 'unclassified'), 0) AS unclassified,

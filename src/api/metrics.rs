@@ -35,7 +35,7 @@ const QUERY: &str = "
             SELECT class, coalesce(guard, 'none') AS guard, tables FROM holdfast.table_counts()) AS counted),
         'lost', (SELECT coalesce(sum(events), 0)::bigint FROM holdfast.audit_loss),
         'stored_events', (SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_class WHERE oid IN (
-            SELECT 'holdfast.event'::regclass UNION ALL
+            SELECT 'holdfast.event_overflow'::regclass UNION ALL
             SELECT inhrelid FROM pg_inherits WHERE inhparent = 'holdfast.event'::regclass)))";
 
 #[derive(Deserialize)]

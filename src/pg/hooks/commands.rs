@@ -158,7 +158,7 @@ unsafe fn check_guard(
     if let Some(oid) = ours {
         aftermath::is_judged();
         // SAFETY: as above.
-        let restoring = unsafe { own_tables::may_get_key(session, statement, oid) };
+        let restoring = unsafe { own_tables::may_get_index(session, statement, oid) };
         let object = objects::description(class, oid, 0);
         let refusal = tampering::check_own_structure(identity, name, &object, restoring);
         return refusal.map_or(ptr::null(), |r| audit::settle(session, r));

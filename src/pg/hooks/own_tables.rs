@@ -40,24 +40,28 @@ pub(super) fn may_be_emptied(session: &Session, oid: pg_sys::Oid) -> bool {
     may_be_restored(session) && is_empty(session, oid)
 }
 
-/// Whether a command may be a restore's that gives a partition of the event table its key back.
+/// Whether a command may be a restore's that gives a partition of the event table its key and index back.
 ///
 /// # Safety
 /// `statement` is a parsed command.
-pub(super) unsafe fn may_get_key(session: &Session, statement: *mut pg_sys::Node, oid: pg_sys::Oid) -> bool {
-    // SAFETY: a node is cast to the type that its tag, or the kind of command, names; the look-up is of a relation by number.
-    let adds_key = unsafe {
-        if (*statement).type_ != pg_sys::NodeTag::T_AlterTableStmt || !pg_sys::get_rel_relispartition(oid) {
-            return false;
+pub(super) unsafe fn may_get_index(session: &Session, statement: *mut pg_sys::Node, oid: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up by number; a node is cast to the type that its tag, or the kind of command, names.
+    let indexes = unsafe {
+        match (*statement).type_ {
+            _ if !pg_sys::get_rel_relispartition(oid) => false,
+            pg_sys::NodeTag::T_IndexStmt => true,
+            pg_sys::NodeTag::T_AlterTableStmt => {
+                let commands = (*statement.cast::<pg_sys::AlterTableStmt>()).cmds;
+                (0..compat::list_length(commands)).all(|n| {
+                    let command = &*compat::list_nth(commands, n).cast::<pg_sys::AlterTableCmd>();
+                    command.subtype == pg_sys::AlterTableType::AT_AddConstraint
+                        && (*command.def.cast::<pg_sys::Constraint>()).contype == pg_sys::ConstrType::CONSTR_PRIMARY
+                })
+            }
+            _ => false,
         }
-        let commands = (*statement.cast::<pg_sys::AlterTableStmt>()).cmds;
-        (0..compat::list_length(commands)).all(|n| {
-            let command = &*compat::list_nth(commands, n).cast::<pg_sys::AlterTableCmd>();
-            command.subtype == pg_sys::AlterTableType::AT_AddConstraint
-                && (*command.def.cast::<pg_sys::Constraint>()).contype == pg_sys::ConstrType::CONSTR_PRIMARY
-        })
     };
-    adds_key && may_be_restored(session)
+    indexes && may_be_restored(session)
 }
 
 /// Whether the policy came out of a dump, or is still coming: no table was classified here yet, or one has another number
