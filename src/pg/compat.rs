@@ -55,6 +55,8 @@ unsafe extern "C-unwind" {
     /// utils/elog.h.
     pub fn err_generic_string(field: c_int, value: *const c_char) -> c_int;
     /// utils/elog.h.
+    pub fn errhidestmt(hide: bool) -> c_int;
+    /// utils/elog.h.
     pub fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
 
     /// tcop/utility.h. Warns of what it doesn't know, and never raises an error.

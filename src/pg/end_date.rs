@@ -6,11 +6,10 @@ use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use once_cell::sync::OnceCell;
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, pg_guard, pg_sys};
+use pgrx::{pg_guard, pg_sys};
 
-use super::compat;
 use super::session::{self, Policy};
+use super::{compat, report};
 use crate::policy::end_date;
 
 /// For how many databases the day of the last reminder is kept. More of them are reminded more than once a day.
@@ -86,13 +85,7 @@ pub fn look(policy: &Policy) {
     }
     // SAFETY: a catalog look-up inside a transaction.
     let name = unsafe { session::text(pg_sys::get_database_name(database)) };
-    ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-        format!("holdfast: {reminder} (database \"{name}\")"),
-        "end_date",
-    )
-    .set_hint("See SELECT * FROM holdfast.status;")
-    .report(PgLogLevel::LOG_SERVER_ONLY);
+    report::log(&format!("holdfast: {reminder} (database \"{name}\")"), "See SELECT * FROM holdfast.status;");
 }
 
 /// Whether nobody has reminded a database today; from now on somebody has.

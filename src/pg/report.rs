@@ -74,6 +74,23 @@ pub unsafe fn raise(report: *const Report) {
     }
 }
 
+/// Writes a line to the server's log, which no client sees, and which doesn't tell the statement that happens to run.
+pub fn log(message: &str, hint: &str) {
+    let (message, hint) = (copy(message), copy(hint));
+    // SAFETY: this is Postgres's own ereport(LOG_SERVER_ONLY, ...) spelled out; as in `raise`, but that errfinish returns.
+    unsafe {
+        compat::guarded(|| {
+            let verbatim = c"%s".as_ptr();
+            if compat::errstart(PgLogLevel::LOG_SERVER_ONLY as c_int, ptr::null()) {
+                compat::errmsg_internal(verbatim, message);
+                compat::errhint(verbatim, hint);
+                compat::errhidestmt(true);
+                compat::errfinish(c"report.rs".as_ptr(), line!() as c_int, c"log".as_ptr());
+            }
+        });
+    }
+}
+
 /// `MAKE_SQLSTATE` of utils/elog.h.
 fn encode_sqlstate(code: &str) -> c_int {
     code.bytes().enumerate().fold(0, |sum, (n, byte)| {

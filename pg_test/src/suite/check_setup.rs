@@ -354,6 +354,8 @@ fn a_standby(cluster: &mut Cluster) -> Result<()> {
     finds_no(&mut dba, "no_launcher")?;
     let audit: String = dba.one("SELECT value FROM holdfast.status WHERE item = 'audit'")?;
     ensure!(audit.contains("standby"), "{audit}");
+    let metrics: String = dba.one("SELECT holdfast.metrics()")?;
+    ensure!(metrics.contains("holdfast_launcher_running 0"), "{metrics}");
     fs::remove_file(cluster.data_dir().join("standby.signal"))?;
     cluster.restart(Shutdown::Fast)
 }

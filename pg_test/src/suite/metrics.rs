@@ -20,6 +20,9 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
+/// Names and values, sorted.
+type Labels<'a> = &'a [(&'a str, &'a str)];
+
 /// Families by name: type, and value by labels.
 type Families = BTreeMap<String, (String, BTreeMap<Vec<(String, String)>, f64>)>;
 
@@ -64,7 +67,7 @@ fn number_of(number: &MetricNumber) -> f64 {
     }
 }
 
-fn value(families: &Families, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+fn value(families: &Families, name: &str, labels: Labels) -> Result<f64> {
     let wanted: Vec<(String, String)> = labels.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
     match families.get(name).and_then(|(_, samples)| samples.get(&wanted)) {
         Some(value) => Ok(*value),
@@ -79,7 +82,7 @@ fn a_parser_reads_it(cluster: &Cluster) -> Result<()> {
     let mut dba = guarded.database.connect()?;
     dba.exec("SELECT holdfast.freeze('2', 'audit'); ANALYZE holdfast.event")?;
     let read = scrape(&mut dba)?;
-    let expected: [(&str, &[(&str, &str)], f64); 14] = [
+    let expected: [(&str, Labels, f64); 14] = [
         ("holdfast_phase", &[("phase", "shared")], 1.0),
         ("holdfast_phase", &[("phase", "finished")], 0.0),
         ("holdfast_mode", &[("mode", "enforce")], 1.0),

@@ -14,7 +14,8 @@ pub(super) const CHECKS: &[Check] = &[
         Error,
         "version",
         "SELECT format('The library is version %s, the objects in this database are version %s.', $1, extversion),
-             CASE WHEN string_to_array($1, '.')::int[] > string_to_array(regexp_replace(extversion, '[^0-9.].*', ''), '.')::int[]
+             CASE WHEN string_to_array(regexp_replace($1, '[^0-9.].*', ''), '.')::int[]
+                 > string_to_array(regexp_replace(extversion, '[^0-9.].*', ''), '.')::int[]
              THEN 'ALTER EXTENSION holdfast UPDATE;'
              ELSE 'Install the newer library, then restart the server.' END
          FROM pg_extension WHERE extname = 'holdfast' AND extversion <> $1",
@@ -119,7 +120,9 @@ pub(super) const CHECKS: &[Check] = &[
                AND split_part(entry, '=', 1) IN ('lock_timeout', 'statement_timeout')
                AND (setrole = 0 OR setrole IN (SELECT role FROM holdfast.identity))
          ), measured AS (
-             SELECT *, CASE WHEN value ~ '^[0-9]+$' THEN (value || ' ms')::interval ELSE value::interval END AS span FROM given
+             SELECT *, CASE WHEN value ~ '^ *[0-9]+ *$' THEN (value || ' ms')::interval
+                 WHEN value ~ '^ *[0-9.]+ *(us|ms|s|min|h|d) *$' THEN value::interval END AS span
+             FROM given
          )
          SELECT format('%s of %s is %s, less than holdfast.hold_timeout (%s): it ends a writer that a cutover holds, with another SQLSTATE.',
                  name, of, value, current_setting('holdfast.hold_timeout')),
