@@ -187,6 +187,7 @@ WITH migration AS (
             AND (frozen_until IS NULL OR frozen_until > pg_catalog.clock_timestamp())) AS frozen
     FROM holdfast.ownership GROUP BY owner
 ), events AS (
+    -- Hours are counted already; what is left of the one in which a span begins is read from the events themselves.
     SELECT span.n, span.name, coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'refused'), 0) AS refused,
         coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'observed'), 0) AS observed,
         coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'break_glass'), 0) AS broken

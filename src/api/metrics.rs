@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pgrx::{JsonB, PgSqlErrorCode, pg_extern, search_path};
+use pgrx::{JsonB, PgSqlErrorCode, Spi, pg_extern, search_path};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -11,10 +11,10 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 use serde::Deserialize;
 
-use super::{facts, fetch};
+use super::{facts, internal};
 use crate::pg::audit::{self, DrainState, Health};
 use crate::pg::report::error;
-use crate::pg::session::Session;
+use crate::pg::session::{self, Session};
 use crate::pg::{stats, trigger};
 use crate::policy::mode::Mode;
 use crate::policy::rules::Rule;
@@ -59,7 +59,13 @@ const PHASES: [&str; 4] = ["preparing", "shared", "single", "finished"];
 #[search_path(pg_catalog, pg_temp)]
 fn metrics() -> String {
     let session = facts();
-    let read = fetch::<JsonB>(QUERY, &[]).map(|json| serde_json::from_value::<Facts>(json.0));
+    // Read only: anything else would take a transaction number for each scrape, and none can be had on a standby.
+    let read =
+        session::operate(|| Spi::connect(|client| client.select(QUERY, Some(1), &[])?.first().get_one::<JsonB>()));
+    let read = match read {
+        Ok(json) => json.map(|json| serde_json::from_value::<Facts>(json.0)),
+        Err(failure) => internal(failure),
+    };
     let mut registry = Registry::default();
     let mut text = String::new();
     let written = match read {

@@ -94,6 +94,10 @@ pub struct Counts {
     ended: Cell<bool>,
     /// The rule that was broken first in the look that is being taken.
     broken: Cell<Option<Rule>>,
+    /// Whether a look is being taken; figures are right only when it has ended.
+    looking: Cell<bool>,
+    /// Whether that look ends in a refusal, which others should see counted as soon as they hear of it.
+    refuses: Cell<bool>,
 }
 
 static NEXT_REQUEST: OnceCell<pg_sys::shmem_request_hook_type> = OnceCell::new();
@@ -184,6 +188,8 @@ pub fn counts_of(extension: pg_sys::Oid, backend: Option<&str>) -> &'static Coun
         endings: Default::default(),
         ended: Cell::new(false),
         broken: Cell::new(None),
+        looking: Cell::new(false),
+        refuses: Cell::new(false),
     };
     // Row guards and sessions keep references to it.
     let counts: &'static Counts = Box::leak(Box::new(counts));
@@ -250,9 +256,14 @@ impl Counts {
     pub fn look<R>(&self, look: Look, take: impl FnOnce() -> R) -> R {
         add(&self.looks[look as usize], 1);
         self.broken.set(None);
+        self.looking.set(true);
         let result = take();
+        self.looking.set(false);
         if let Some(rule) = self.broken.take() {
             self.broke(look, rule);
+        }
+        if self.refuses.take() {
+            self.publish();
         }
         result
     }
@@ -272,10 +283,16 @@ impl Counts {
         add(&self.endings[broken as usize][ending as usize], 1);
         self.ended.set(true);
         self.broken.set(self.broken.get().or(Some(broken)));
+        if ending == Ending::Refused {
+            match self.looking.get() {
+                true => self.refuses.set(true),
+                false => self.publish(),
+            }
+        }
     }
 
     /// Adds what was counted to what everybody sees. Touches memory only.
-    pub fn publish(&self) {
+    fn publish(&self) {
         let shared = self.entry.filter(|(entry, of)| entry.generation.load(Ordering::Relaxed) == *of);
         let give = |own: &Cell<u64>, all: Option<&AtomicU64>| {
             let count = own.take();
@@ -312,7 +329,12 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _:
 fn publish() {
     COUNTS.with(|counts| {
         if let Ok(counts) = counts.try_borrow() {
-            counts.iter().for_each(|counts| counts.publish());
+            for counts in counts.iter() {
+                // An error may have ended a look.
+                counts.looking.set(false);
+                counts.refuses.set(false);
+                counts.publish();
+            }
         }
     });
 }

@@ -25,7 +25,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-const FOR_ALL: [&str; 3] = ["current_backend", "owner_of", "whoami"];
+const FOR_ALL: [&str; 4] = ["current_backend", "identify", "owner_of", "whoami"];
 
 /// Every function of the schema with a call that has the right number of arguments.
 fn calls(session: &mut Session) -> Result<Vec<(String, String)>> {

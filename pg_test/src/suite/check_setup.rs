@@ -166,12 +166,12 @@ fn identities(cluster: &Cluster) -> Result<()> {
     {
         finds_no(&mut dba, finding)?;
     }
+    let role = guarded.database.role("passing")?;
     finds(&mut dba, "notice", "roles_by_default", "belong to backend legacy")?;
     dba.exec("SELECT holdfast.set_default_backend(NULL)")?;
     finds(&mut dba, "notice", "roles_by_default", "belong to no backend")?;
     dba.exec("SELECT holdfast.add_backend('third', 'unproven')")?;
     finds(&mut dba, "warning", "backend_without_identity", "backend third")?;
-    let role = guarded.database.role("passing")?;
     dba.exec(&format!("SELECT holdfast.add_identity('third', role => '{role}')"))?;
     finds_no(&mut dba, "backend_without_identity")?;
     dba.exec(&format!("SELECT holdfast.grant_operator('{role}')"))?;
@@ -300,7 +300,7 @@ fn no_slot(cluster: &mut Cluster) -> Result<()> {
     // A file that nobody takes in, as there is no worker.
     let oid: u32 = dba.one("SELECT oid FROM pg_database WHERE datname = current_database()")?;
     fs::write(cluster.data_dir().join(format!("holdfast/{oid}.1.spool")), vec![b'x'; 1 << 20])?;
-    finds(&mut dba, "error", "spool_full", "1025 kB")?;
+    finds(&mut dba, "error", "spool_full", "kB: it has reached")?;
     dba.exec(&in_break_glass(
         "INSERT INTO holdfast.audit_loss (first_at, last_at, events, reason) VALUES (now(), now(), 7, 'x')",
     ))?;

@@ -55,7 +55,6 @@ pub fn settle(session: &Session, refusal: Refusal) -> *const Report {
             }
             record(&refusal, Outcome::Refused);
             counts.ended(refusal.rule, Ending::Refused);
-            counts.publish();
             Report::new(&refusal)
         }
         Verdict::Record | Verdict::Refuse => {
