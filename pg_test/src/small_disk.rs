@@ -44,17 +44,22 @@ impl SmallDisk {
     /// Fills it to the last byte; dropping what comes back makes room again.
     pub fn fill(&self) -> Result<Ballast> {
         let path = self.path.join("ballast");
-        let ballast = Ballast { path: path.clone() };
         let mut file = File::create(&path)?;
-        for size in [1 << 20, 1 << 12, 1] {
-            let block = vec![0; size];
-            while file.write(&block).is_ok() {}
+        let ballast = Ballast { path };
+        // A server at work may free a page while we fill.
+        for _ in 0..10 {
+            for size in [1 << 20, 1 << 12, 1] {
+                let block = vec![0; size];
+                while file.write(&block).is_ok() {}
+            }
+            let probe = self.path.join("probe");
+            let full = fs::write(&probe, b"x").is_err();
+            let _ = fs::remove_file(&probe);
+            if full {
+                return Ok(ballast);
+            }
         }
-        if fs::write(self.path.join("more"), b"x").is_ok() {
-            bail!("{} can't be filled", self.path.display());
-        }
-        let _ = fs::remove_file(self.path.join("more"));
-        Ok(ballast)
+        bail!("{} can't be filled", self.path.display())
     }
 }
 

@@ -178,7 +178,7 @@ fn dropped_database(cluster: &mut Cluster) -> Result<()> {
     // The others are served all the while.
     let mut ledger = Ledger::default();
     let longest = refuse(&mut stage.database.connect_as(&stage.rebuilt)?, 0..20, &mut ledger)?;
-    ensure!(longest < Duration::from_secs(2), "a refusal waited {longest:?}");
+    ensure!(longest < AT_ONCE, "a refusal waited {longest:?}");
     taken_in(&stage.database, PATIENCE)?;
     ledger.check(&stage.database)?;
     Ok(())

@@ -80,7 +80,7 @@ fn nothing_is_lost_while_memory_lasts(cluster: &mut Cluster) -> Result<()> {
     refuse(&mut client, 0..5, &mut ledger)?;
     let (ballast, mark, start) = (cluster.small_disk()?.fill()?, cluster.log_mark(), Instant::now());
     let longest = refuse(&mut client, 5..45, &mut ledger)?;
-    ensure!(longest < AUDIT_TIMEOUT * 10, "a refusal waited {longest:?}");
+    ensure!(longest < AUDIT_TIMEOUT * 15, "a refusal waited {longest:?}");
     told_once_a_minute(cluster, mark, minutes(start))?;
     drop(ballast);
     spool::taken_in(&stage.database, PATIENCE)?;

@@ -226,7 +226,7 @@ fn hanging_worker(cluster: &mut Cluster) -> Result<()> {
         let drains = drains(cluster)?;
         let hanging = drains.first().copied().filter(|pid| send(*pid, Signal::SIGSTOP).is_ok());
         let longest = refuse(&mut client, round * 20 + 1..round * 20 + 20, &mut ledger)?;
-        ensure!(longest < AUDIT_TIMEOUT * 10, "a refusal waited {longest:?} for a worker that hangs");
+        ensure!(longest < AUDIT_TIMEOUT * 25, "a refusal waited {longest:?} for a worker that hangs");
         if let Some(pid) = hanging {
             send(pid, Signal::SIGCONT)?;
         }
