@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 
 use super::Test;
 use super::guarded::{FOREIGN_WRITE, Guarded};
-use super::processes::{drains, launchers};
+use super::processes::{drains, launchers, send};
 use super::provoker::Stage;
 use super::spool;
 use crate::client::Session;
@@ -29,6 +30,7 @@ pub fn tests() -> Vec<Test> {
         Test::own("promoted_standby_has_every_refusal_that_was_seen", primary(NEVER), promoted_in_a_flood),
         Test::own("standby_is_read_and_records_nothing", primary("300ms"), standby_is_read),
         Test::own("refusals_go_on_while_the_standby_is_away", primary("300ms"), standby_is_away),
+        Test::own("terminated_worker_tells_nobody_what_the_standby_lacks", primary(NEVER), terminated_worker),
         Test::own("spool_in_a_base_backup_is_not_counted_twice", primary("100ms"), spool_in_a_backup),
     ]
 }
@@ -171,6 +173,38 @@ fn standby_is_away(primary: &mut Cluster) -> Result<()> {
     primary.start_again()?;
     spool::taken_in(&guarded.database, PATIENCE)?;
     ensure!(guarded.recorded()? == (11, 11), "{:?}", guarded.recorded()?);
+    Ok(())
+}
+
+/// A session whose server process ends while it waits for the standby has committed, and hears nothing of it. So it is
+/// with the worker: what only this server has is not told.
+fn terminated_worker(primary: &mut Cluster) -> Result<()> {
+    let guarded = Guarded::enforcing(primary, "standby")?;
+    let mut standby = Standby::of(primary)?;
+    standby.synchronize(primary)?;
+    guarded.rebuilt()?.refused(FOREIGN_WRITE)?;
+    standby.cluster.stop(Shutdown::Fast)?;
+    let mut refused = guarded.rebuilt()?.start(FOREIGN_WRITE);
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let mut waiting = None;
+        within(PATIENCE, "a new worker to wait for the standby", || {
+            let sql = "SELECT pid FROM pg_catalog.pg_stat_activity
+                       WHERE backend_type = 'holdfast worker' AND wait_event = 'SyncRep'";
+            let row = primary.endpoint().observe("postgres")?.query_opt(sql, &[])?;
+            waiting = row.map(|row| row.try_get::<_, i32>(0)).transpose()?.filter(|pid| !seen.contains(pid));
+            Ok(waiting.is_some() || refused.is_finished())
+        })?;
+        ensure!(!refused.is_finished(), "refused before the standby had the event");
+        let Some(pid) = waiting else { continue };
+        send(pid, Signal::SIGTERM)?;
+        seen.push(pid);
+    }
+    standby.cluster.start_again()?;
+    refused.finish_refused()?;
+    let there: i64 = standby.connect(&guarded, "postgres")?.one("SELECT count(*) FROM holdfast.blocked_writes")?;
+    ensure!(there == 2, "{there} events on the standby");
+    ensure!(guarded.recorded()? == (2, 2), "{:?}", guarded.recorded()?);
     Ok(())
 }
 
