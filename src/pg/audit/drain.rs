@@ -153,6 +153,7 @@ impl Worker {
         }
         let records: Vec<Record> = taken.iter().filter_map(record).collect();
         let (batch, worker) = (self.batch, self.identity);
+        workers::drain_busy(worker, true);
         days::make_room(&records);
         let stored = self.storing(
             &records,
@@ -179,6 +180,7 @@ impl Worker {
         let chunk = spool.contents.records.get(spool.done..end).unwrap_or(&[]);
         let (damages, damaged) =
             if spool.done == 0 { (spool.contents.damages, spool.contents.damaged) } else { (0, 0) };
+        workers::drain_busy(self.identity, true);
         days::make_room(chunk);
         let note = || {
             ledger::note(Batch { number: end as i64, ..birth });

@@ -166,12 +166,16 @@ pub fn drain_started(worker: Worker, latch: *mut pg_sys::Latch) -> Option<Batch>
     })?
 }
 
-/// A worker begins a transaction, or is done with it. Whether it is still the one for its database.
+/// A worker begins a piece of work, or is done with it. Whether it is still the one for its database.
 pub fn drain_busy(worker: Worker, busy: bool) -> bool {
     let now = memory::uptime();
     memory::locked(|shared, _| match shared.entry(worker) {
         Some(drain) => {
-            drain.busy_since = if busy { now } else { 0 };
+            drain.busy_since = match (busy, drain.busy_since) {
+                (false, _) => 0,
+                (true, 0) => now,
+                (true, since) => since,
+            };
             true
         }
         None => false,
