@@ -4,6 +4,8 @@
 INSERT INTO customers (tenant_id, name) VALUES (60, 'customer 60'), (70, 'customer 70');
 INSERT INTO orders (tenant_id, customer, plan, net) SELECT c.tenant_id, c.id, 1, n FROM customers c, generate_series(1, 5) AS n WHERE c.tenant_id IN (60, 70);
 INSERT INTO order_items (order_id, what) SELECT id, 'item of ' || id FROM orders WHERE tenant_id IN (60, 70);
+-- Beyond the keys that statements give by themselves, which would stand in legacy's way as anybody's would.
+SELECT setval('orders_id_seq', 1000);
 CREATE TABLE loose (id int PRIMARY KEY, tenant_id int, note text);
 INSERT INTO loose VALUES (1, 10, 'a'), (2, 20, 'b');
 CREATE VIEW all_orders AS SELECT * FROM orders;

@@ -21,7 +21,7 @@ loose|SELECT t::text FROM loose t
 policy|SELECT t::text FROM holdfast.migration t UNION ALL SELECT t::text FROM holdfast.backend t UNION ALL SELECT t::text FROM holdfast.mode_override t UNION ALL SELECT t::text FROM holdfast.identity t UNION ALL SELECT t::text FROM holdfast.classified_table t UNION ALL SELECT t::text FROM holdfast.write_permission t
 limits|SELECT t::text FROM holdfast.backend_limit t
 ownership|SELECT t::text FROM holdfast.ownership t UNION ALL SELECT t::text FROM holdfast.ownership_change t
-sequences|SELECT (last_value >= 21)::text FROM orders_id_seq
+sequences|SELECT (last_value >= 1000)::text FROM orders_id_seq
 relations|SELECT ROW (oid, relname, relnamespace, relowner, relkind, relacl, relrowsecurity, relforcerowsecurity, relispartition, reloptions, relpersistence)::text FROM pg_class WHERE oid BETWEEN 16384 AND {newest} AND relnamespace <> 99
 columns|SELECT ROW (attrelid, attname, atttypid, attnum, attnotnull, attisdropped, attacl, attidentity, attgenerated)::text FROM pg_attribute WHERE attrelid BETWEEN 16384 AND {newest}
 triggers|SELECT ROW (tgrelid, tgname, tgenabled, tgfoid, tgtype)::text FROM pg_trigger WHERE tgrelid BETWEEN 16384 AND {newest} AND NOT tgisinternal
