@@ -133,7 +133,8 @@ struct Exposition(Vec<Family>);
 
 impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        for family in &self.0 {
+        // Some parsers take a head without samples for a mistake.
+        for family in self.0.iter().filter(|family| !family.samples.is_empty()) {
             let kind = match family.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
