@@ -86,3 +86,6 @@ GRANT EXECUTE ON FUNCTION holdfast.current_backend(), holdfast.whoami(), holdfas
 GRANT EXECUTE ON FUNCTION holdfast.identify(text, boolean) TO PUBLIC;
 -- Postgres copies triggers to a new partition with the rights of whoever creates it. The function can't be called otherwise.
 GRANT EXECUTE ON FUNCTION holdfast.guard_row() TO PUBLIC;
+
+-- One long query, once in a while: to compile it takes ten times as long as to run it.
+ALTER FUNCTION holdfast.report_html() SET jit = off;

@@ -36,10 +36,11 @@ counted AS (
         now
     FROM clock LEFT JOIN migration ON true
 ), summary AS MATERIALIZED (
-    SELECT s.hour, s.backend, s.rule, s.relation, s.outcome, pg_catalog.sum(s.occurrences)::bigint AS occurrences,
-        pg_catalog.max(s.last_at) AS last_at
-    FROM holdfast.blocked_summary s WHERE s.hour >= (SELECT since FROM counted) AND s.rule IS NOT NULL
-    GROUP BY 1, 2, 3, 4, 5
+    SELECT s.hour, s.backend, s.rule, s.outcome,
+        CASE WHEN s.table_name IS NOT NULL THEN pg_catalog.format('%I.%I', s.schema_name, s.table_name) END AS relation,
+        pg_catalog.sum(s.occurrences)::bigint AS occurrences, pg_catalog.max(s.last_at) AS last_at
+    FROM holdfast.event_hour s WHERE s.hour >= (SELECT since FROM counted) AND s.rule IS NOT NULL
+    GROUP BY s.hour, s.backend, s.rule, s.outcome, s.schema_name, s.table_name
 ), rules AS (
     SELECT rule, coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'refused'), 0) AS refused,
         coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'observed'), 0) AS observed,

@@ -9,7 +9,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::{Moves, Refusals};
 
 /// In pixels, where there is room; the page scales a chart down. Small, so that its text stays readable on a phone.
-const SIZE: (u32, u32) = (460, 225);
+const SIZE: (u32, u32) = (440, 225);
 
 const AXIS: RGBColor = RGBColor(128, 138, 150);
 const MOVED: RGBColor = RGBColor(47, 129, 193);
@@ -57,11 +57,11 @@ fn draw(labels: &[&str], most: i64, series: impl FnOnce(&mut Chart) -> Result<()
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         let mut chart = ChartBuilder::on(&area)
             .margin(8)
-            .margin_right(16)
+            .margin_right(40)
             .x_label_area_size(30)
             .y_label_area_size(48)
             .build_cartesian_2d(0.0..labels.len().max(1) as f64, 0.0..(most.max(1) as f64 * 1.08))?;
-        let style = ("sans-serif", 14).into_font().color(&AXIS);
+        let style = ("sans-serif", 15).into_font().color(&AXIS);
         chart
             .configure_mesh()
             .disable_x_mesh()

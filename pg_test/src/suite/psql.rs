@@ -11,7 +11,7 @@ const ROLES: &str = include_str!("../demo/roles.sql");
 const POLICY: &str = include_str!("../demo/policy.sql");
 
 /// As README.md says: their first columns are what matters.
-const WIDE: [&str; 2] = ["blocked_writes", "policy_log"];
+const WIDE: [&str; 3] = ["blocked_writes", "blocked_summary", "policy_log"];
 
 /// Columns of a window.
 const WIDTH: usize = 120;

@@ -16,7 +16,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test::shared("before_anything_has_happened", before_anything),
         Test::shared("it_tells_what_has_happened", tells_what_has_happened),
-        Test::shared("hostile_texts_are_harmless", hostile_texts),
+        Test::own("hostile_texts_are_harmless", ClusterOptions::new(), hostile_texts),
         Test::shared("it_stays_a_page_however_much_there_is", stays_a_page),
         Test::shared("auditors_read_it_and_nobody_else", auditors_read_it),
         Test::own("it_looks_right_in_a_browser", ClusterOptions::new(), looks_right).needs_program(browser::PROGRAM),
@@ -29,9 +29,12 @@ const HOSTILE: [&str; 6] = [
     "\" onmouseover=\"alert(1)\" x='",
     "{{ 7 * 7 }} &lt;b&gt; <!-- <![CDATA[ ]]> -->",
     "\u{202e}txt.exe \u{200f}\u{2067}עברית",
-    "\u{1}\u{1b}[31m\u{7f}\u{85}\u{fffe}\r\n\t",
+    "\u{1}\u{1b}[31m\u{7f}\u{85}\u{fffe}\r\n\tend",
     "a'b\"c\\d%s$1",
 ];
+
+/// What a role may be called.
+const ROLE: &str = "ro'le \"<b>\u{202e}é%s\\";
 
 fn page(session: &mut Session) -> Result<String> {
     session.exec("SELECT holdfast.flush_events()")?;
@@ -59,7 +62,7 @@ fn parsed(page: &str) -> Result<Html> {
 /// The text of what a selector finds, white space as one space.
 fn texts(html: &Html, selector: &str) -> Result<Vec<String>> {
     let selector = Selector::parse(selector).map_err(|error| anyhow::anyhow!("{error}"))?;
-    let text = |element: scraper::ElementRef| element.text().collect::<String>();
+    let text = |element: scraper::ElementRef| element.text().collect::<Vec<_>>().join(" ");
     Ok(html.select(&selector).map(|e| text(e).split_whitespace().collect::<Vec<_>>().join(" ")).collect())
 }
 
@@ -142,12 +145,16 @@ fn make_hostile(cluster: &Cluster) -> Result<Guarded> {
         client
             .refused(&format!("INSERT INTO docs /* {text} */ VALUES ({}, 'x')", quoted(text)).replace("*/ */", "*/"))?;
     }
+    let role = ROLE.replace('"', "\"\"");
+    dba.exec(&format!("CREATE ROLE \"{role}\" LOGIN; GRANT ALL ON docs TO \"{role}\""))?;
+    dba.execute("SELECT holdfast.add_identity('rebuilt', role => $1)", &[&ROLE])?;
+    guarded.database.connect_as(ROLE)?.refused("INSERT INTO docs VALUES ('of legacy')")?;
     let long = "<b>".repeat(300_000);
     dba.exec(&format!("SELECT holdfast.freeze('long', '{long}')"))?;
     Ok(guarded)
 }
 
-fn hostile_texts(cluster: &Cluster) -> Result<()> {
+fn hostile_texts(cluster: &mut Cluster) -> Result<()> {
     let guarded = make_hostile(cluster)?;
     let mut dba = guarded.database.connect()?;
     let page = page(&mut dba)?;
@@ -179,6 +186,16 @@ fn hostile_texts(cluster: &Cluster) -> Result<()> {
         let counts: Vec<i64> = (0..6).map(|n| row.try_get(n)).collect::<Result<_, _>>()?;
         ensure!(counts == [1; 6], "{text:?}: {counts:?}");
     }
+    let row = dba.query_one(
+        "SELECT (SELECT count(*) FROM holdfast.blocked_writes WHERE usename = $1 AND tenant = 'of legacy'),
+            (SELECT count(*) FROM holdfast.identities WHERE role::text = $1)",
+        &[&ROLE],
+    )?;
+    let counts: Vec<i64> = (0..2).map(|n| row.try_get(n)).collect::<Result<_, _>>()?;
+    ensure!(counts == [1; 2], "the role: {counts:?}");
+    let metrics: String = dba.one("SELECT holdfast.metrics()")?;
+    let strange = metrics.lines().find(|line| !line.starts_with("holdfast_") && !line.starts_with("# "));
+    ensure!(strange.is_none(), "{strange:?}");
     let names: String = dba.one(
         "SELECT string_agg(DISTINCT application_name, '') FROM holdfast.blocked_writes WHERE application_name ~ '[^ -~]'",
     ).unwrap_or_default();
@@ -208,7 +225,7 @@ fn stays_a_page(cluster: &Cluster) -> Result<()> {
     let html = parsed(&page)?;
     ensure!(page.len() < 60_000, "{} bytes", page.len());
     let more = texts(&html, ".more")?;
-    for wanted in ["… and 38 more", "… and 280 more"] {
+    for wanted in ["… and 39 more", "… and 280 more"] {
         ensure!(more.iter().any(|line| line == wanted), "{wanted}: {more:?}");
     }
     Ok(())
