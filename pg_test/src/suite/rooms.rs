@@ -26,12 +26,12 @@ const ADDRESSES: [&str; 3] = ["std::net::IpAddr", "std::net::Ipv4Addr", "std::ne
 
 /// Functions that look up what their caller names, or nothing.
 const AS_THEIR_CALLER: [&str; 6] = [
+    "holdfast.audit_health(",
     "holdfast.cascade_preview(",
     "holdfast.guard_state(",
-    "holdfast.policy_changed(",
     "holdfast.log_policy_change(",
+    "holdfast.policy_changed(",
     "holdfast.rule_counts(",
-    "holdfast.audit_health(",
 ];
 
 /// What the structure of the sources and of the schema promises.
