@@ -1,5 +1,6 @@
 -- Who changed the policy, from where, and what it was before. Written in the transaction of the change itself, by a trigger on
--- each policy table (src/pg/policy_log.rs); handovers and freezes have their own history, and break-glass is in the events.
+-- each policy table (src/pg/policy_log.rs); handovers and freezes have their own history; break-glass, which is no row, is
+-- written by the worker with its events.
 
 CREATE TABLE holdfast.policy_change (
     -- Not unique: a restore brings its own numbers beside those of changes made meanwhile.
@@ -13,9 +14,9 @@ CREATE TABLE holdfast.policy_change (
     pid integer NOT NULL,
     -- The client's statement, as holdfast.audit_query allows.
     query text,
-    -- The table whose row it was; 'access' where it was a privilege.
+    -- The table whose row it was; 'access' where it was a privilege, 'break_glass' where it was that.
     subject text NOT NULL,
-    action text NOT NULL CHECK (action IN ('insert', 'update', 'delete', 'truncate', 'grant')),
+    action text NOT NULL CHECK (action IN ('insert', 'update', 'delete', 'truncate', 'grant', 'begin', 'end')),
     -- The row before and after.
     old jsonb,
     new jsonb
@@ -67,6 +68,7 @@ WITH change AS (
             FROM pg_catalog.jsonb_each(c.old) AS o FULL JOIN pg_catalog.jsonb_each(c.new) AS n USING (key)
             WHERE o.value IS DISTINCT FROM n.value
               AND key NOT IN ('singleton', 'classified_oid', 'classified_at', 'added_at', 'changed_at', 'changed_by')
+              AND NOT (c.subject = 'break_glass' AND key = 'backend')
         ) AS difference
     FROM holdfast.policy_change c
 )
@@ -76,8 +78,10 @@ SELECT at, changed_by, what, object, old, new, set_role, application_name, clien
             WHEN 'mode_override' THEN 'mode' WHEN 'classified_table' THEN 'table'
             WHEN 'write_permission' THEN 'permission' WHEN 'backend_limit' THEN 'limits' WHEN 'ownership' THEN 'tenant'
             WHEN 'ownership_change' THEN 'ownership history' WHEN 'policy_change' THEN 'policy log'
+            WHEN 'break_glass' THEN 'break-glass'
             ELSE subject END || ' ' ||
-        CASE action WHEN 'insert' THEN 'added' WHEN 'update' THEN 'changed' WHEN 'grant' THEN 'granted' ELSE 'removed' END
+        CASE action WHEN 'insert' THEN 'added' WHEN 'update' THEN 'changed' WHEN 'grant' THEN 'granted'
+            WHEN 'begin' THEN 'begun' WHEN 'end' THEN 'ended' ELSE 'removed' END
             AS what,
         CASE subject
             WHEN 'identity' THEN pg_catalog.format('%s (%s)', row ->> 'backend', row ->> 'id')
@@ -97,10 +101,5 @@ SELECT at, changed_by, what, object, old, new, set_role, application_name, clien
              WHEN reason IS NOT NULL THEN pg_catalog.jsonb_build_object('reason', reason) END,
         set_role, application_name, client_addr, NULL, id
     FROM holdfast.ownership_change
-    UNION ALL
-    SELECT at, usename, CASE command WHEN 'break_glass' THEN 'break-glass begun' ELSE 'break-glass ended' END, backend,
-        NULL, pg_catalog.jsonb_build_object('note', message), NULL, application_name, client_addr, query, id
-    FROM (SELECT * FROM holdfast.event UNION ALL SELECT * FROM holdfast.event_overflow) AS event
-    WHERE outcome = 'break_glass' AND rule IS NULL AND command IN ('break_glass', 'end_break_glass')
 ) AS line
 ORDER BY at DESC, id DESC;

@@ -101,6 +101,12 @@ impl Event {
         }
     }
 
+    /// Whether it tells that break-glass began or ended.
+    pub fn is_of_glass_itself(&self) -> bool {
+        let command = matches!(self.command.as_str(), "break_glass" | "end_break_glass");
+        self.outcome == Outcome::BreakGlass && self.rule.is_none() && command
+    }
+
     /// The event as bytes of at most `limit`: what a user supplied is cut, longest first, until it fits.
     ///
     /// # Errors

@@ -171,6 +171,16 @@ RETURNING e.id"
     };
 }
 
+/// Break-glass is no row whose change a trigger could log; its beginnings and ends stay in the policy log when the events are
+/// past keeping.
+const LOG_GLASS: &str = "
+INSERT INTO holdfast.policy_change (at, changed_by, application_name, client_addr, pid, query, subject, action, new)
+SELECT timestamptz '2000-01-01 00:00:00+00' + at * interval '1 microsecond', origin ->> 'role',
+    origin ->> 'application_name', (origin ->> 'client')::pg_catalog.inet, (origin ->> 'pid')::integer, origin ->> 'query',
+    'break_glass', CASE command WHEN 'break_glass' THEN 'begin' ELSE 'end' END,
+    pg_catalog.jsonb_build_object('backend', backend, 'note', message)
+FROM pg_catalog.json_to_recordset($1) AS e (at bigint, backend text, command text, message text, origin json)";
+
 /// Numbers in the order of the queue, so that `id` tells the order even where times are the same.
 const NUMBERS: &str =
     "SELECT pg_catalog.array_agg(pg_catalog.nextval('holdfast.event_id_seq')) FROM pg_catalog.generate_series(1, $1)";
@@ -211,7 +221,12 @@ fn write(rows: &[Row]) -> Result<(), Box<dyn std::error::Error>> {
         (row.id, row.row_occurrences, row.row_last_at) =
             (Some(numbers[count.arrival]), count.occurrences, count.last_at);
     }
-    Ok(Spi::run_with_args(INSERT, &[json(&arrived)?, counter().into()])?)
+    Spi::run_with_args(INSERT, &[json(&arrived)?, counter().into()])?;
+    let of_glass: Vec<_> = rows.iter().filter(|row| row.event.is_of_glass_itself()).collect();
+    if !of_glass.is_empty() {
+        Spi::run_with_args(LOG_GLASS, &[json(&of_glass)?])?;
+    }
+    Ok(())
 }
 
 fn json<'a>(rows: &impl Serialize) -> Result<DatumWithOid<'a>, serde_json::Error> {
