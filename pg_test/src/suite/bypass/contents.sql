@@ -26,6 +26,8 @@ UNION ALL SELECT 'constraints', md5(string_agg((c.oid, conname, conrelid, conval
     FROM pg_constraint c JOIN watched ON connamespace = schema WHERE conrelid::regclass::text !~ '^holdfast.event_\d'
 UNION ALL SELECT 'inheritance', md5(string_agg((inhrelid, inhparent)::text, '' ORDER BY inhrelid, inhparent))
     FROM pg_inherits JOIN relations ON inhparent = relations.oid
+    WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = inhrelid AND c.relname ~ '^event_\d'
+        AND c.relnamespace = 'holdfast'::regnamespace)
 UNION ALL SELECT 'functions', md5(string_agg((p.oid, proname, prosrc, probin, proowner, proconfig, prosecdef, proacl)::text, ''
         ORDER BY p.oid))
     FROM pg_proc p JOIN watched ON pronamespace = schema
