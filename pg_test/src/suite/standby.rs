@@ -185,20 +185,21 @@ fn terminated_worker(primary: &mut Cluster) -> Result<()> {
     guarded.rebuilt()?.refused(FOREIGN_WRITE)?;
     standby.cluster.stop(Shutdown::Fast)?;
     let mut refused = guarded.rebuilt()?.start(FOREIGN_WRITE);
-    let mut seen = Vec::new();
+    let mut ended = Vec::new();
     for _ in 0..3 {
         let mut waiting = None;
         within(PATIENCE, "a new worker to wait for the standby", || {
             let sql = "SELECT pid FROM pg_catalog.pg_stat_activity
                        WHERE backend_type = 'holdfast worker' AND wait_event = 'SyncRep'";
             let row = primary.endpoint().observe("postgres")?.query_opt(sql, &[])?;
-            waiting = row.map(|row| row.try_get::<_, i32>(0)).transpose()?.filter(|pid| !seen.contains(pid));
+            waiting = row.map(|row| row.try_get::<_, i32>(0)).transpose()?.filter(|pid| !ended.contains(pid));
             Ok(waiting.is_some() || refused.is_finished())
         })?;
         ensure!(!refused.is_finished(), "refused before the standby had the event");
-        let Some(pid) = waiting else { continue };
-        send(pid, Signal::SIGTERM)?;
-        seen.push(pid);
+        if let Some(pid) = waiting {
+            send(pid, Signal::SIGTERM)?;
+            ended.push(pid);
+        }
     }
     standby.cluster.start_again()?;
     refused.finish_refused()?;

@@ -305,7 +305,11 @@ impl Worker {
         match outcome {
             // It is committed here, and not known to be where it should be as well. The next worker finds it in the ledger,
             // and its own commit waits for both.
-            Ok(_) if was_cut_short() => Err(Stop::Elsewhere),
+            Ok(_) if was_cut_short() => {
+                // It hasn't failed: who waits goes on waiting, for the next one.
+                workers::drain_sound(self.identity, true);
+                Err(Stop::Elsewhere)
+            }
             Ok(result) => {
                 workers::drain_sound(self.identity, true);
                 Ok(result)
