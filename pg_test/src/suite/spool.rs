@@ -13,7 +13,8 @@ use super::Test;
 use super::ledger::{Ledger, Subject};
 use super::processes::{drains, send};
 use super::provoker::Stage;
-use crate::client::Session;
+use super::scene::in_break_glass;
+use crate::client::{Refusal, Session};
 use crate::cluster::{Cluster, ClusterOptions, Shutdown};
 use crate::database::Database;
 use crate::wait::{eventually, within};
@@ -238,14 +239,21 @@ fn hanging_worker(cluster: &mut Cluster) -> Result<()> {
 
 fn dropped_extension(cluster: &mut Cluster) -> Result<()> {
     let stage = Stage::set(cluster, "spool", 0)?;
-    let mut locker = stage.database.connect()?;
-    locker.exec("BEGIN; SELECT holdfast.break_glass('a test', scope => 'transaction')")?;
-    locker.exec("LOCK TABLE holdfast.event IN ACCESS EXCLUSIVE MODE")?;
+    let locker = lock_record(&stage.database)?;
     refuse(&mut stage.database.connect_as(&stage.rebuilt)?, 0..10, &mut Ledger::default())?;
-    locker.exec("DROP EXTENSION holdfast CASCADE; COMMIT")?;
+    drop(locker);
+    // The worker is at work while its tables go. It may be that one of the two must give way: the DBA tries again.
+    let mut dba = stage.database.connect()?;
+    let drop_extension = in_break_glass("DROP EXTENSION holdfast CASCADE");
+    within(PATIENCE, "the extension to go", || match dba.exec(&drop_extension) {
+        Err(error) if Refusal::of(&error).is_some_and(|refusal| refusal.code == "40P01") => {
+            dba.exec("ROLLBACK").map(|()| false)
+        }
+        outcome => outcome.map(|()| true),
+    })?;
     eventually("the worker to leave", || Ok(drains(cluster)?.is_empty()))?;
-    locker.exec("CREATE EXTENSION holdfast")?;
-    locker.exec(&format!(
+    dba.exec("CREATE EXTENSION holdfast")?;
+    dba.exec(&format!(
         "SELECT holdfast.begin_migration('legacy', 'rebuilt', current_date + 30);
          SELECT holdfast.add_identity('rebuilt', role => '{}');
          SELECT holdfast.guard_table('orders', 'tenant');
@@ -256,7 +264,7 @@ fn dropped_extension(cluster: &mut Cluster) -> Result<()> {
     refuse(&mut stage.database.connect_as(&stage.rebuilt)?, 100..110, &mut Ledger::default())?;
     taken_in(&stage.database, PATIENCE)?;
     let new = "SELECT count(*), sum(occurrences)::int8 FROM holdfast.blocked_writes WHERE tenant ~ '^tenant 10.$'";
-    let new = locker.query_one(new, &[])?;
+    let new = dba.query_one(new, &[])?;
     ensure!((new.try_get(0)?, new.try_get(1)?) == (10_i64, 10_i64), "{new:?}");
     ensure!(files(cluster)?.is_empty(), "{:?}", files(cluster)?);
     Ok(())
