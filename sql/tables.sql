@@ -168,8 +168,6 @@ ALTER TABLE holdfast.event REPLICA IDENTITY FULL;
 -- Events whose day has no partition. No default partition, which every new one would have to lock out readers of.
 CREATE TABLE holdfast.event_overflow (LIKE holdfast.event INCLUDING CONSTRAINTS, PRIMARY KEY (at, id))
     WITH (fillfactor = 90);
--- What of break-glass the policy log shows, among millions of refusals. The worker's partitions have the same.
-CREATE INDEX ON holdfast.event_overflow (at, id) WHERE outcome = 'break_glass' AND rule IS NULL;
 
 -- Events by hour (UTC), counted as they are stored: what hours of millions of events come to.
 CREATE TABLE holdfast.event_hour (

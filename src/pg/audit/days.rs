@@ -39,7 +39,6 @@ pub(super) use day_of;
 const PLAN: &str = concat!(
     "SELECT ARRAY[
     pg_catalog.format('CREATE TABLE %s (LIKE holdfast.event INCLUDING CONSTRAINTS, PRIMARY KEY (at, id)) WITH (fillfactor = 90)', name),
-    pg_catalog.format('CREATE INDEX ON %s (at, id) WHERE outcome = ''break_glass'' AND rule IS NULL', name),
     pg_catalog.format('ALTER TABLE %s OWNER TO %I', name, pg_catalog.pg_get_userbyid(relowner)),
     pg_catalog.format('ALTER TABLE holdfast.event ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', name, $1,
         $1 + interval '24 hours'),
@@ -97,12 +96,11 @@ fn make(day: i64) -> Result<(), String> {
 /// In the way of what stores events, and in that of who reads them, is nothing of this.
 fn commands(since: TimestampWithTimeZone) -> Result<(), Error> {
     let plan = optional(Spi::get_one_with_args::<Vec<String>>(PLAN, &[since.into()]))?;
-    let Some([create, index, own, attach, name]) = plan.as_deref().and_then(|plan| plan.first_chunk()) else {
+    let Some([create, own, attach, name]) = plan.as_deref().and_then(|plan| plan.first_chunk()) else {
         return Ok(());
     };
     Spi::run("SET LOCAL lock_timeout = '200ms'")?;
     Spi::run(create)?;
-    Spi::run(index)?;
     let grantees = Spi::get_one_with_args::<Vec<String>>(GRANTEES, &[name.as_str().into()]);
     for grantee in optional(grantees)?.unwrap_or_default() {
         Spi::run(&format!("REVOKE ALL ON {name} FROM {grantee}"))?;

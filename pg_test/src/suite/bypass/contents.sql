@@ -25,7 +25,9 @@ UNION ALL SELECT 'policies', md5(string_agg((polrelid, polname)::text, '' ORDER 
 UNION ALL SELECT 'constraints', md5(string_agg((c.oid, conname, conrelid, convalidated)::text, '' ORDER BY c.oid))
     FROM pg_constraint c JOIN watched ON connamespace = schema WHERE conrelid::regclass::text !~ '^holdfast.event_\d'
 UNION ALL SELECT 'inheritance', md5(string_agg((inhrelid, inhparent)::text, '' ORDER BY inhrelid, inhparent))
-    FROM pg_inherits JOIN relations ON inhrelid = relations.oid
+    FROM pg_inherits JOIN relations ON inhparent = relations.oid
+    WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = inhrelid AND c.relname ~ '^event_\d'
+        AND c.relnamespace = 'holdfast'::regnamespace)
 UNION ALL SELECT 'functions', md5(string_agg((p.oid, proname, prosrc, probin, proowner, proconfig, prosecdef, proacl)::text, ''
         ORDER BY p.oid))
     FROM pg_proc p JOIN watched ON pronamespace = schema
