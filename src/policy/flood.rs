@@ -154,6 +154,8 @@ impl Floods {
             (&event.backend, &event.rule, event.outcome, &event.command),
             (&event.schema, &event.table, &event.tenant),
             (&origin.role, &origin.application_name, &origin.client),
+            // It names what has no field of its own: what a command would have dropped, the setting, the function.
+            &event.message,
         );
         (self.secrets.0.hash_one(alike), self.secrets.1.hash_one(alike), event.at.div_euclid(MINUTE))
     }
@@ -238,13 +240,14 @@ mod tests {
             Event { origin: role, ..same.clone() },
             Event { origin: client, ..same.clone() },
             Event { origin: named, ..same.clone() },
+            Event { message: "another object".into(), ..same.clone() },
         ];
         let mut floods = Floods::new(100);
         place(&mut floods, 1, &vec![same.clone(); 20]);
         assert_eq!(place(&mut floods, 100, &different).rows.len(), different.len());
-        // Whose pid or text differs is alike.
+        // Whose pid or statement differs is alike.
         let origin = Origin { pid: 9, query: Some("UPDATE".into()), ..Origin::default() };
-        let alike = Event { origin, owner: None, message: "x".into(), ..same };
+        let alike = Event { origin, owner: None, ..same };
         assert_eq!(place(&mut floods, 200, &[alike]).additions.len(), 1);
     }
 

@@ -82,7 +82,7 @@ pub enum Wait {
 
 /// Puts something on record that no rule refuses, but that happens in break-glass.
 pub fn note(attempt: Attempt, message: String, wait: Wait) {
-    let key = key(None, Outcome::BreakGlass, &attempt, wait);
+    let key = key(None, Outcome::BreakGlass, &attempt, &message, wait);
     let event = Event::in_break_glass(&attempt, message, trigger::now(), origin());
     store(event, key, wait);
 }
@@ -113,7 +113,7 @@ fn record(refusal: &Refusal, outcome: Outcome) {
         }
         Outcome::BreakGlass | Outcome::Observed => Wait::No,
     };
-    store(event, key(Some(refusal.rule), outcome, &refusal.attempt, wait), wait);
+    store(event, key(Some(refusal.rule), outcome, &refusal.attempt, &refusal.message, wait), wait);
 }
 
 /// Hands an event to the worker. However that goes, the caller goes on: what can't be recorded is told in the log.
@@ -137,10 +137,10 @@ fn store(event: Event, key: u64, wait: Wait) {
 
 /// What events have in common that may become one with a count while they wait for the worker. Those that nobody waits for
 /// are alike within a session only, so that each session's are in order.
-fn key(rule: Option<Rule>, outcome: Outcome, attempt: &Attempt, wait: Wait) -> u64 {
+fn key(rule: Option<Rule>, outcome: Outcome, attempt: &Attempt, message: &str, wait: Wait) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    (rule, outcome, &attempt.backend, &attempt.command, &attempt.tenant).hash(&mut hasher);
+    (rule, outcome, &attempt.backend, &attempt.command, &attempt.tenant, message).hash(&mut hasher);
     attempt.table.as_ref().map(|t| (&t.schema, &t.name)).hash(&mut hasher);
     // SAFETY: plain reads.
     let (pid, role) = unsafe { (pg_sys::MyProcPid, pg_sys::GetSessionUserId()) };
