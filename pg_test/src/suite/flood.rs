@@ -29,11 +29,14 @@ const ASKED: u32 = 10_000;
 /// A process that records refusals keeps less than this for itself.
 const MOST_MEMORY: u64 = 48 << 20;
 
-/// What one second of flood may add to the record.
-const MOST_DISK_A_SECOND: u64 = 1 << 20;
+/// What a refusal of a flood may add to the record until autovacuum has been there: versions of rows that count.
+const MOST_DISK_A_REFUSAL: u64 = 640;
 
-/// Memory and disk that a flood may take before it is a matter of seconds.
+/// What the record may take in any case.
 const HEAD_START: u64 = 16 << 20;
+
+/// A flood becomes so many times fewer rows at least.
+const LEAST_MERGED: u64 = 5;
 
 /// Of floods.
 pub fn tests() -> Vec<Test> {
@@ -141,7 +144,9 @@ impl Figures {
         ensure!(untold == 0, "{untold} attempts without an answer");
         ensure!(told > 0 && self.quiet.committed > 0 && self.flooded.committed > 0, "nothing happened:\n{self}");
         ensure!(self.peak.memory < MOST_MEMORY, "memory is not bounded:\n{self}");
-        let most = HEAD_START + self.flooded.took.as_secs() * MOST_DISK_A_SECOND;
+        let rows = u64::try_from(self.rows)?;
+        ensure!(rows * LEAST_MERGED < told, "as good as a row for each refusal:\n{self}");
+        let most = HEAD_START + told * MOST_DISK_A_REFUSAL;
         ensure!(self.disk < most && self.peak.spool < most, "more than {} MB of disk:\n{self}", most >> 20);
         Ok(())
     }
