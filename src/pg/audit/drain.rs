@@ -12,7 +12,7 @@ use pgrx::{PgTryBuilder, pg_guard, pg_sys};
 use super::memory::{self, Complaint, Uninterrupted};
 use super::spool::{self, TakenFile};
 use super::store::{self, Row};
-use super::workers::{self, Taken};
+use super::workers::{self, Doubt, Taken};
 use super::{days, ledger, queue, retention};
 use crate::pg::{compat, locks, report, session};
 use crate::policy::events::Event;
@@ -140,7 +140,32 @@ impl Worker {
 
     /// Does a piece of each kind of work, refusals first; whether there was any.
     fn work(&mut self) -> Result<bool, Stop> {
-        Ok(self.drain()? | self.take_in()? | self.note_loss()?)
+        Ok(self.resolve_doubts()? | self.drain()? | self.take_in()? | self.note_loss()?)
+    }
+
+    /// Finds out what became of events that an earlier worker left behind. What it has committed, this transaction's commit
+    /// brings to the standby as well.
+    fn resolve_doubts(&mut self) -> Result<bool, Stop> {
+        let doubts = workers::doubts(self.identity);
+        if doubts.is_empty() {
+            return Ok(false);
+        }
+        self.batch.number += 1;
+        let (batch, batches) = (self.batch, doubts.iter().map(|d| d.batch).collect::<Vec<_>>());
+        let committed = self.transaction(
+            || {
+                if !ledger::exists() {
+                    return HashMap::new();
+                }
+                ledger::note(batch);
+                ledger::committed(&batches)
+            },
+            |_| {},
+        )?;
+        let known = |doubt: &Doubt| is_committed(&committed, doubt.batch);
+        let resolved: Vec<_> = doubts.into_iter().map(|doubt| (known(&doubt), doubt)).collect();
+        workers::resolve(&resolved);
+        Ok(true)
     }
 
     /// Commits the pending events.
@@ -421,7 +446,11 @@ fn record(taken: &Taken) -> Option<Record> {
         pgrx::log!("holdfast: event that can't be read: {}", String::from_utf8_lossy(&taken.bytes));
         return None;
     };
-    Some(Record { event, occurrences: taken.occurrences, last_at: taken.last_at, doubt: taken.doubt })
+    Some(Record { event, occurrences: taken.occurrences, last_at: taken.last_at, doubt: None })
+}
+
+fn is_committed(last: &HashMap<(i64, i64), i64>, batch: Batch) -> bool {
+    last.get(&(batch.origin, batch.drain)).is_some_and(|number| *number >= batch.number)
 }
 
 /// Writes events to their table, but for those that an earlier transaction has committed.
@@ -431,9 +460,7 @@ fn store(records: &[Record]) -> Stored {
     }
     let doubts: Vec<Batch> = records.iter().filter_map(|r| r.doubt).collect();
     let committed: HashMap<(i64, i64), i64> = ledger::committed(&doubts);
-    let is_new = |r: &&Record| {
-        r.doubt.is_none_or(|d| committed.get(&(d.origin, d.drain)).is_none_or(|number| *number < d.number))
-    };
+    let is_new = |r: &&Record| r.doubt.is_none_or(|doubt| !is_committed(&committed, doubt));
     let rows: Vec<Row> = records.iter().filter(is_new).cloned().map(Row::from).collect();
     if rows.is_empty() || store::store(&rows) { Stored::Yes } else { Stored::NoTable }
 }

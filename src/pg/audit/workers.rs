@@ -225,14 +225,53 @@ pub struct Taken {
     pub bytes: Vec<u8>,
     pub occurrences: i64,
     pub last_at: i64,
-    /// The transaction that may have committed it already.
-    pub doubt: Option<Batch>,
+}
+
+/// A pending event that an earlier worker had taken, and may have committed.
+pub struct Doubt {
+    slot: usize,
+    sequence: u64,
+    /// The transaction in which that would have been.
+    pub batch: Batch,
+}
+
+/// The pending events of a worker's database that may have been committed already. The workers that had taken them are gone,
+/// so whether they were is settled, and must be known before somebody takes them anew.
+pub fn doubts(worker: Worker) -> Vec<Doubt> {
+    let mut doubts = Vec::with_capacity(BATCH);
+    memory::locked(|_, slots| {
+        let pending = slots.heads.iter().enumerate();
+        let pending = pending.filter(|(_, s)| s.state == SlotState::Pending && s.database == worker.database);
+        let doubtful = pending.filter(|(_, s)| s.batch.number != 0);
+        doubts.extend(doubtful.take(BATCH).map(|(slot, s)| Doubt { slot, sequence: s.sequence, batch: s.batch }));
+    });
+    doubts
+}
+
+/// It is known of doubtful events whether they were committed: whoever waits for those that were may go on, and the others
+/// can be taken.
+pub fn resolve(doubts: &[(bool, Doubt)]) {
+    memory::locked(|shared, slots| {
+        for (committed, doubt) in doubts {
+            let same =
+                |s: &&mut Slot| s.state == SlotState::Pending && s.sequence == doubt.sequence && s.batch == doubt.batch;
+            let Some(head) = slots.heads.get_mut(doubt.slot).filter(same) else { continue };
+            if *committed {
+                head.settle();
+                slots.release(shared, doubt.slot);
+            } else {
+                head.batch.number = 0;
+            }
+        }
+    });
+    memory::broadcast();
 }
 
 /// How many events a worker commits at once. A batch takes 4 MB of its memory then.
 const BATCH: usize = 1_000;
 
-/// Takes the pending events of a worker's database, oldest first, at most `limit` of them, for one of its transactions.
+/// Takes the pending events of a worker's database of which there is no doubt, oldest first, at most `limit` of them, for one
+/// of its transactions.
 pub fn take(worker: Worker, limit: usize, batch: Batch) -> Vec<Taken> {
     let limit = limit.min(BATCH);
     let mut taken = Vec::with_capacity(limit);
@@ -242,15 +281,15 @@ pub fn take(worker: Worker, limit: usize, batch: Batch) -> Vec<Taken> {
         }
         let pending = slots.heads.iter().enumerate();
         let pending = pending.filter(|(_, s)| s.state == SlotState::Pending && s.database == worker.database);
-        let mut chosen: Vec<(u64, usize)> = pending.map(|(n, s)| (s.sequence, n)).collect();
+        let mut chosen: Vec<(u64, usize)> =
+            pending.filter(|(_, s)| s.batch.number == 0).map(|(n, s)| (s.sequence, n)).collect();
         chosen.sort_unstable();
         chosen.truncate(limit);
         for (sequence, slot) in chosen {
             let bytes = slots.read(slot).to_vec();
             let Some(head) = slots.heads.get_mut(slot) else { continue };
-            let doubt = (head.batch.number != 0).then_some(head.batch);
             (head.state, head.batch) = (SlotState::Taken, batch);
-            taken.push(Taken { slot, sequence, bytes, occurrences: head.occurrences, last_at: head.last_at, doubt });
+            taken.push(Taken { slot, sequence, bytes, occurrences: head.occurrences, last_at: head.last_at });
         }
     });
     taken
