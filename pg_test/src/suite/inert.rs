@@ -213,7 +213,7 @@ fn extension_comes_and_goes(cluster: &Cluster) -> Result<()> {
         ensure!(code.as_deref() == Some("WG001"), "round {round}: {refused:?}");
         let refusal = client.refused("TRUNCATE orders")?;
         ensure!(refusal.code == "WG016", "round {round}: {refusal:?}");
-        ensure!(dba.one::<i64>("SELECT count(*) FROM holdfast.event")? == 2);
+        ensure!(dba.one::<i64>("SELECT count(*) FROM holdfast.blocked_writes")? == 2);
         // A session that is in the middle of a transaction when it goes.
         client.exec("BEGIN; SELECT FROM orders; SELECT holdfast.current_backend(); COMMIT; BEGIN; SELECT 1")?;
         dba.exec(DISGUARD)?;

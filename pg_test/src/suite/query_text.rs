@@ -211,6 +211,8 @@ fn none_and_full(cluster: &mut Cluster) -> Result<()> {
 
 /// What is stored of a statement that is refused, by us or by Postgres.
 fn stored(guarded: &Guarded, client: &mut Session, sql: &str) -> Result<Option<String>> {
+    // Under a name of its own, so that it is no part of a flood.
+    client.exec(&format!("SET application_name = '{}'", fastrand::u64(..)))?;
     client.refused(sql)?;
     let mut dba = guarded.database.connect()?;
     let row = dba.query_opt("SELECT query FROM holdfast.blocked_writes WHERE pid = $1 LIMIT 1", &[&client.pid()])?;

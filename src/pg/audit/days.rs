@@ -10,6 +10,7 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::spi::Error;
 
 use super::{drain, ledger};
+use crate::pg::session;
 use crate::policy::spool::Record;
 
 /// In Postgres's unit of time.
@@ -22,8 +23,9 @@ const AGAIN: Duration = Duration::from_secs(60);
 const REMEMBERED: usize = 1_000;
 
 thread_local! {
-    /// The days that were looked after, and when to do so again.
-    static SEEN: RefCell<BTreeMap<i64, Option<Instant>>> = const { RefCell::new(BTreeMap::new()) };
+    /// The days that were looked after, and when to do so again; of the extension as it was found last, which may have come
+    /// back without them.
+    static SEEN: RefCell<BTreeMap<(u32, i64), Option<Instant>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// The name of the partition that has an event.
@@ -62,8 +64,9 @@ WHERE pg_class.oid = $1::pg_catalog.regclass AND grantee <> relowner";
 /// Makes the partitions of those days that are new to this process, each in a transaction of its own.
 pub(super) fn make_room(records: &[Record]) {
     let days: BTreeSet<i64> = records.iter().map(|record| record.event.at.div_euclid(DAY)).collect();
+    let extension = session::watched().map_or(0, |catalog| catalog.extension.to_u32());
     for day in days {
-        let known = SEEN.with_borrow(|seen| seen.get(&day).copied());
+        let known = SEEN.with_borrow(|seen| seen.get(&(extension, day)).copied());
         if known.is_some_and(|again| again.is_none_or(|again| again > Instant::now())) {
             continue;
         }
@@ -75,7 +78,7 @@ pub(super) fn make_room(records: &[Record]) {
             if seen.len() >= REMEMBERED {
                 seen.clear();
             }
-            seen.insert(day, again);
+            seen.insert((extension, day), again);
         });
     }
 }
