@@ -37,6 +37,7 @@ pub mod end_date;
 pub mod events;
 pub mod flood;
 pub mod glass;
+pub mod hours;
 pub mod identity;
 pub mod limits;
 pub mod looks;

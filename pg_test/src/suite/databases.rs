@@ -8,6 +8,7 @@ use super::Test;
 use super::ledger::Ledger;
 use super::processes::drains;
 use super::provoker::Stage;
+use super::scene::in_break_glass;
 use super::spool::{folder, lock_record, refuse, taken_in};
 use crate::cluster::{Cluster, ClusterOptions, Shutdown};
 use crate::database::{Database, Role};
@@ -35,6 +36,11 @@ pub fn tests() -> Vec<Test> {
         own("database_commands_meet_no_worker", database_commands),
         own("dropped_database_takes_its_spool_along", dropped_database),
         own("closed_database_keeps_its_events_until_it_opens", closed_database),
+        Test::own(
+            "extension_is_dropped_beside_a_busy_worker",
+            options().set("deadlock_timeout", "20ms"),
+            dropped_extension,
+        ),
     ]
 }
 
@@ -197,5 +203,29 @@ fn closed_database(cluster: &mut Cluster) -> Result<()> {
     observer.batch_execute(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", stage.database.name))?;
     taken_in(&stage.database, PATIENCE)?;
     ledger.check(&stage.database)?;
+    Ok(())
+}
+
+/// The worker has one table's lock, and waits for another's. DROP EXTENSION comes meanwhile.
+fn dropped_extension(cluster: &mut Cluster) -> Result<()> {
+    let mark = cluster.log_mark();
+    for held in ["event_hour", "event_overflow", "event"] {
+        let stage = Stage::set(cluster, "dropping", 0)?;
+        let mut locker = stage.database.connect()?;
+        locker.exec(&format!("BEGIN; LOCK TABLE holdfast.{held} IN ACCESS EXCLUSIVE MODE"))?;
+        let refused = stage.database.connect_as(&stage.rebuilt)?.start("INSERT INTO orders VALUES ('not mine')");
+        let mut observer = stage.database.connect()?;
+        within(PATIENCE, "the worker to wait for the record", || {
+            let waiting = "SELECT count(*) FROM pg_catalog.pg_stat_activity
+                WHERE backend_type = 'holdfast worker' AND wait_event_type = 'Lock' AND datname = current_database()";
+            Ok(observer.one::<i64>(waiting)? == 1)
+        })?;
+        let mut dropping = stage.database.connect()?.start(&in_break_glass("DROP EXTENSION holdfast CASCADE"));
+        dropping.wait_until_blocked()?;
+        locker.exec("COMMIT")?;
+        dropping.finish()?.1.with_context(|| format!("with a lock on {held}"))?;
+        refused.finish_refused()?;
+    }
+    ensure!(!cluster.log_since(mark)?.contains("deadlock detected"), "{}", cluster.log_tail(mark));
     Ok(())
 }

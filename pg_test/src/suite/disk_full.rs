@@ -106,6 +106,8 @@ fn losses_are_counted(cluster: &mut Cluster) -> Result<()> {
     let lost = spool::losses(&stage.database)?;
     ensure!(recorded + lost == 60, "of 60 refusals {recorded} are on record, and {lost} told to be lost");
     ensure!(recorded >= 16, "the queue of 16 events has kept {recorded}");
+    let shown: String = dba.one("SELECT value FROM holdfast.status WHERE item = 'lost events'")?;
+    ensure!(shown == lost.to_string(), "status tells of {shown} lost events");
     Ok(())
 }
 

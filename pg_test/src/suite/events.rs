@@ -470,7 +470,7 @@ fn many_days_are_restored(cluster: &Cluster) -> Result<()> {
         let dumped = cluster.run("pg_dump", &[how, &["--format=custom", "--file", &file, name][..]].concat())?;
         ensure!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
         let copy = cluster.database("events")?;
-        let args = ["--exit-on-error", "--dbname", &copy.name, &file];
+        let args = ["--exit-on-error", "--jobs=2", "--dbname", &copy.name, &file];
         let restored = cluster.run("pg_restore", &args)?;
         ensure!(restored.status.success(), "{how:?}: {}", String::from_utf8_lossy(&restored.stderr));
         let mut there = copy.connect()?;

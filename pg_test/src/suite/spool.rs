@@ -14,7 +14,7 @@ use super::ledger::{Ledger, Subject};
 use super::processes::{drains, send};
 use super::provoker::Stage;
 use super::scene::in_break_glass;
-use crate::client::{Refusal, Session};
+use crate::client::Session;
 use crate::cluster::{Cluster, ClusterOptions, Shutdown};
 use crate::database::Database;
 use crate::wait::{eventually, within};
@@ -242,15 +242,9 @@ fn dropped_extension(cluster: &mut Cluster) -> Result<()> {
     let locker = lock_record(&stage.database)?;
     refuse(&mut stage.database.connect_as(&stage.rebuilt)?, 0..10, &mut Ledger::default())?;
     drop(locker);
-    // The worker is at work while its tables go. It may be that one of the two must give way: the DBA tries again.
+    // The worker is at work while its tables go.
     let mut dba = stage.database.connect()?;
-    let drop_extension = in_break_glass("DROP EXTENSION holdfast CASCADE");
-    within(PATIENCE, "the extension to go", || match dba.exec(&drop_extension) {
-        Err(error) if Refusal::of(&error).is_some_and(|refusal| refusal.code == "40P01") => {
-            dba.exec("ROLLBACK").map(|()| false)
-        }
-        outcome => outcome.map(|()| true),
-    })?;
+    dba.exec(&in_break_glass("DROP EXTENSION holdfast CASCADE"))?;
     eventually("the worker to leave", || Ok(drains(cluster)?.is_empty()))?;
     dba.exec("CREATE EXTENSION holdfast")?;
     dba.exec(&format!(

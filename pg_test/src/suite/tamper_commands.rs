@@ -19,6 +19,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("grants_open_no_more_than_grant_operator", grants),
         Test::shared("every_backend_is_bound", every_backend_is_bound),
         Test::shared("the_mode_decides", the_mode_decides),
+        Test::shared("a_policy_that_comes_while_a_command_runs_is_for_later_ones", policy_in_the_middle),
         Test::shared("refusals_say_what_would_be_damaged", refusals_say_what),
         Test::shared("shadowing_objects_of_the_extension_changes_nothing", shadowing),
     ]
@@ -406,5 +407,24 @@ fn shadowing(cluster: &Cluster) -> Result<()> {
     ];
     scene.judge(&mut rebuilt, &cases)?;
     ensure!(rebuilt.one::<String>("SELECT holdfast.owner_of('10')")? == "legacy");
+    Ok(())
+}
+
+/// As in a restore by several jobs: one gives a table of the extension its index while another brings the policy.
+fn policy_in_the_middle(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "tampering")?;
+    let mut operator = scene.operator()?;
+    operator.exec("SELECT holdfast.set_mode('off'); CREATE TABLE holdfast.newcomer (id int)")?;
+    let mut holder = scene.operator()?;
+    holder.exec("BEGIN; LOCK TABLE holdfast.newcomer IN ACCESS EXCLUSIVE MODE")?;
+    let mut altering = scene.operator()?.start("ALTER TABLE holdfast.newcomer ADD PRIMARY KEY (id)");
+    altering.wait_until_blocked()?;
+    operator.exec("SELECT holdfast.set_mode('enforce')")?;
+    holder.exec("COMMIT")?;
+    let (mut session, altered) = altering.finish()?;
+    altered?;
+    for sql in ["DROP TABLE holdfast.newcomer", "ALTER TABLE holdfast.newcomer ADD UNIQUE (id)"] {
+        refused_by("guard_tampering", &session.refused(sql)?, sql)?;
+    }
     Ok(())
 }

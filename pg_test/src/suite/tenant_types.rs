@@ -59,12 +59,8 @@ fn every_type(cluster: &Cluster) -> Result<()> {
         ensure!(operator.one::<String>(&format!("SELECT holdfast.owner_of('{legacys}')"))? == "legacy", "{of}");
         let own = format!("INSERT INTO {table} (key) VALUES ('{rebuilts}'), ('{rebuilts}')");
         let foreign = format!("INSERT INTO {table} (key) VALUES ('{rebuilts}'), ('{legacys}')");
-        let (mine, yours): (&[_], &[_]) =
-            (&[(&own, Passes), (&foreign, Refused("not_owner"))], &[(&own, Refused("not_owner"))]);
-        let (mine, yours): (Vec<(&str, Outcome)>, Vec<(&str, Outcome)>) = (
-            mine.iter().map(|(s, o)| (s.as_str(), *o)).collect(),
-            yours.iter().map(|(s, o)| (s.as_str(), *o)).collect(),
-        );
+        let mine = [(own.as_str(), Passes), (foreign.as_str(), Refused("not_owner"))];
+        let yours = [(own.as_str(), Refused("not_owner"))];
         scene.judge(&mut scene.rebuilt()?, &mine).map_err(|e| e.context(format!("type {of}")))?;
         scene.judge(&mut scene.legacy()?, &yours).map_err(|e| e.context(format!("type {of}")))?;
         let refusal = scene.legacy()?.refused(&own)?;

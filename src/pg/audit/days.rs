@@ -3,11 +3,12 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::time::{Duration, Instant};
 
-use pgrx::Spi;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::spi::Error;
+use pgrx::{Spi, pg_sys};
 
 use super::{drain, ledger};
 use crate::pg::session;
@@ -35,6 +36,35 @@ macro_rules! day_of {
     };
 }
 pub(super) use day_of;
+
+/// Likewise, without the schema.
+pub(super) fn partition(at: i64) -> String {
+    let (mut year, mut month, mut day) = (0, 0, 0);
+    let julian = at.div_euclid(DAY) + i64::from(pg_sys::POSTGRES_EPOCH_JDATE);
+    // SAFETY: a calculation, which writes to the places given. Timestamps reach no further than an i32 of days.
+    unsafe { pg_sys::j2date(julian as i32, &raw mut year, &raw mut month, &raw mut day) };
+    format!("event_{year:04}{month:02}{day:02}")
+}
+
+/// Whether there is a table of that name.
+pub(super) fn is_there(partition: &str) -> bool {
+    find(partition).is_some()
+}
+
+/// Keeps partitions and counts as they are until the transaction ends: nobody prunes meanwhile.
+pub(super) fn keep() {
+    if let Some(event) = find("event") {
+        // SAFETY: inside a transaction, whose end releases it.
+        unsafe { pg_sys::LockRelationOid(event, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
+    }
+}
+
+fn find(table: &str) -> Option<pg_sys::Oid> {
+    let (catalog, name) = (session::watched()?, CString::new(table).ok()?);
+    // SAFETY: a look-up by name, inside a transaction.
+    let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), catalog.schema) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
 
 /// The commands that make the partition of the day that begins at $1, if it should be made. Not where partitions are
 /// published under their own names: the subscriber has no such table, and would stop.

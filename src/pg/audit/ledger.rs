@@ -1,34 +1,63 @@
 //! What the workers write down besides events: which transactions have been committed, so that no event is stored twice,
 //! and what was lost.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 
-use pgrx::Spi;
+use pgrx::{Spi, pg_sys};
 
 use super::memory::Loss;
+use super::prepared::Prepared;
 use crate::policy::spool::Batch;
 
 /// Stands for the worker in the entry of a spool file: its origin is the file's birth, and its number counts the records
 /// that are done with.
 pub const FILE: i64 = 0;
 
-/// Whether the extension is in the database: not only tables of its names, which anybody may make where it isn't.
+/// Whether the extension is in the database, where it stays until this transaction ends. Comes before anything else of a
+/// worker's transaction: whoever drops the extension waits here, with nothing in hand that the worker will want.
 pub fn exists() -> bool {
-    const MEMBER: &str = "SELECT EXISTS (
-        SELECT FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_depend d ON d.refobjid = e.oid
-        WHERE e.extname = 'holdfast' AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
-            AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-            AND d.objid = pg_catalog.to_regclass('holdfast.audit_batch'))";
-    matches!(Spi::get_one(MEMBER), Ok(Some(true)))
+    let Some(table) = table() else { return false };
+    // SAFETY: inside a transaction, whose end releases it. It may have to wait, and the table be gone then.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
+    self::table() == Some(table)
+}
+
+/// Waits until no worker is at work in this database, and keeps them so until the transaction ends.
+pub fn keep_worker_out() {
+    if let Some(table) = table() {
+        // SAFETY: inside a transaction, whose end releases it.
+        unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE) };
+    }
+}
+
+/// The table of batches, if it is the extension's: where that isn't, anybody may make tables of its names.
+fn table() -> Option<pg_sys::Oid> {
+    // SAFETY: catalog look-ups by name, inside a transaction; what is missing gives InvalidOid.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"holdfast".as_ptr(), true);
+        let schema = pg_sys::get_namespace_oid(c"holdfast".as_ptr(), true);
+        if extension == pg_sys::InvalidOid || schema == pg_sys::InvalidOid {
+            return None;
+        }
+        let table = pg_sys::get_relname_relid(c"audit_batch".as_ptr(), schema);
+        let of = || pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, table);
+        (table != pg_sys::InvalidOid && of() == extension).then_some(table)
+    }
 }
 
 /// Notes that the transaction that is open commits this batch, hence all of its worker's earlier ones.
 pub fn note(batch: Batch) {
-    run(
+    const NOTE: &str =
         "INSERT INTO holdfast.audit_batch (origin, drain, number, at) VALUES ($1, $2, $3, pg_catalog.now())
-         ON CONFLICT (origin, drain) DO UPDATE SET number = excluded.number, at = excluded.at",
-        &[batch.origin.into(), batch.drain.into(), batch.number.into()],
-    );
+         ON CONFLICT (origin, drain) DO UPDATE SET number = excluded.number, at = excluded.at";
+    thread_local! {
+        static STATEMENT: RefCell<Prepared> = RefCell::new(Prepared::new(NOTE));
+    }
+    let arguments = [batch.origin.into(), batch.drain.into(), batch.number.into()];
+    if let Err(error) = STATEMENT.with_borrow_mut(|statement| statement.execute(&arguments)) {
+        pgrx::error!("{error}");
+    }
 }
 
 /// The last batch that was committed, for each worker that is named.

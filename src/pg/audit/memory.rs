@@ -1,6 +1,6 @@
 //! The shared memory between the sessions, the launcher and the drain workers.
 //!
-//! `Shared::lock`, an LWLock, protects everything in [`Shared`] but `changed`, which has a lock of its own, and the slots'
+//! `Shared::lock`, an LWLock, protects everything in [`Shared`] but `changed`, which have locks of their own, and the slots'
 //! generations, which are read without it. `Shared::spool_lock` orders the writers of the spool files. Neither is held
 //! across a call that can raise an error.
 //!
@@ -145,6 +145,28 @@ pub enum Complaint {
 
 const COMPLAINTS: usize = 4;
 
+/// How many condition variables there are: a slot has the one of its number's remainder, so that a commit wakes hardly anybody
+/// but those whose events it has. The last one is for those who wait for something else than a slot.
+const CHANNELS: usize = 65;
+
+/// What somebody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// That something happens to the event in this slot.
+    Of(usize),
+    /// That some slot, or the spool, becomes free.
+    Room,
+}
+
+impl Change {
+    fn channel(self) -> usize {
+        match self {
+            Change::Of(slot) => slot % (CHANNELS - 1),
+            Change::Room => CHANNELS - 1,
+        }
+    }
+}
+
 /// Stands for no slot.
 const NONE: u32 = u32::MAX;
 
@@ -158,7 +180,7 @@ const SILENCE: i64 = 60_000_000;
 pub struct Shared {
     lock: *mut pg_sys::LWLock,
     spool_lock: *mut pg_sys::LWLock,
-    changed: pg_sys::ConditionVariable,
+    changed: [pg_sys::ConditionVariable; CHANNELS],
     /// Null while no launcher runs.
     pub launcher: *mut pg_sys::Latch,
     /// Since when there has been no launcher, by [`uptime`].
@@ -313,7 +335,9 @@ unsafe extern "C-unwind" fn startup() {
             if let Some(last) = heads.last_mut() {
                 last.next_free = NONE;
             }
-            pg_sys::ConditionVariableInit(&raw mut (*shared).changed);
+            for channel in 0..CHANNELS {
+                pg_sys::ConditionVariableInit(&raw mut (*shared).changed[channel]);
+            }
         }
         SHARED.set(shared);
         pg_sys::LWLockRelease(main_lock);
@@ -421,20 +445,35 @@ pub fn generation(slot: usize) -> u64 {
 
 /// Tells everybody who waits that something has changed.
 pub fn broadcast() {
-    if let Some(shared) = shared() {
-        // SAFETY: in shared memory; broadcasting raises no error.
-        unsafe { pg_sys::ConditionVariableBroadcast(&raw mut (*shared).changed) };
+    (0..CHANNELS).for_each(broadcast_to);
+}
+
+/// Tells those who wait for these slots, and those who wait for any.
+pub fn tell(slots: impl Iterator<Item = usize>) {
+    let mut told = [false; CHANNELS];
+    for change in slots.map(Change::Of).chain([Change::Room]) {
+        if !std::mem::replace(&mut told[change.channel()], true) {
+            broadcast_to(change.channel());
+        }
     }
 }
 
-/// Waits until `done`, looked at after each change; whether it came before `deadline`, by [`uptime`]. Interruptible.
-pub fn wait_until(deadline: i64, mut done: impl FnMut() -> bool) -> bool {
+fn broadcast_to(channel: usize) {
+    if let Some(shared) = shared() {
+        // SAFETY: in shared memory; broadcasting raises no error.
+        unsafe { pg_sys::ConditionVariableBroadcast(&raw mut (*shared).changed[channel]) };
+    }
+}
+
+/// Waits until `done`, looked at after each such change; whether it came before `deadline`, by [`uptime`]. Interruptible.
+pub fn wait_until(change: Change, deadline: i64, mut done: impl FnMut() -> bool) -> bool {
     let Some(shared) = shared() else { return done() };
     if done() {
         return true;
     }
+    let channel = change.channel();
     // SAFETY: the condition variable lives in shared memory. If the wait is interrupted, abort cancels the sleep.
-    unsafe { pg_sys::ConditionVariablePrepareToSleep(&raw mut (*shared).changed) };
+    unsafe { pg_sys::ConditionVariablePrepareToSleep(&raw mut (*shared).changed[channel]) };
     let met = loop {
         if done() {
             break true;
@@ -448,7 +487,8 @@ pub fn wait_until(deadline: i64, mut done: impl FnMut() -> bool) -> bool {
         let milliseconds = (left.min(60_000_000) + 999) / 1_000;
         // SAFETY: as above.
         unsafe {
-            pg_sys::ConditionVariableTimedSleep(&raw mut (*shared).changed, milliseconds, pg_sys::PG_WAIT_EXTENSION);
+            let changed = &raw mut (*shared).changed[channel];
+            pg_sys::ConditionVariableTimedSleep(changed, milliseconds, pg_sys::PG_WAIT_EXTENSION);
         }
     };
     // SAFETY: as above.

@@ -9,6 +9,7 @@ mod drain;
 mod launcher;
 mod ledger;
 mod memory;
+mod prepared;
 mod queue;
 pub mod retention;
 mod spool;
@@ -21,6 +22,7 @@ use pgrx::pg_sys;
 
 use memory::{Complaint, ROOM};
 
+pub use ledger::keep_worker_out;
 pub use memory::DrainState;
 pub use workers::Health;
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys;
 
-use super::memory::{self, Complaint, DrainState, Loss, Slot, SlotState, Slots, Uninterrupted};
+use super::memory::{self, Change, Complaint, DrainState, Loss, Slot, SlotState, Slots, Uninterrupted};
 use super::spool::{self, Appended, SpoolError};
 use crate::pg::gucs;
 use crate::policy::events::Event;
@@ -41,7 +41,7 @@ pub fn put_and_wait(bytes: &[u8], key: u64) {
     let deadline = deadline();
     let mut put = try_put(bytes, key, Join::WhenFull);
     while let Some(Put::Full) = put {
-        if in_trouble() || !memory::wait_until(deadline, || has_room() || in_trouble()) {
+        if in_trouble() || !memory::wait_until(Change::Room, deadline, || has_room() || in_trouble()) {
             break;
         }
         put = try_put(bytes, key, Join::WhenFull);
@@ -89,11 +89,12 @@ pub fn flush() -> Result<i64, i64> {
     if let Some(launcher) = launcher {
         memory::wake(launcher);
     }
-    let late = waiting.iter().filter(|place| !memory::wait_until(deadline, || is_safe(**place))).count();
+    let is_late = |place: &Place| !memory::wait_until(Change::Of(place.slot), deadline, || is_safe(*place));
+    let late = waiting.iter().filter(|place| is_late(place)).count();
     if late > 0 {
         return Err(late as i64);
     }
-    if memory::wait_until(deadline, || spool::is_used(database).is_ok_and(|used| !used)) {
+    if memory::wait_until(Change::Room, deadline, || spool::is_used(database).is_ok_and(|used| !used)) {
         Ok(waiting.len() as i64)
     } else {
         Err(0)
@@ -172,14 +173,15 @@ fn try_put(bytes: &[u8], key: u64, join: Join) -> Option<Put> {
 }
 
 fn wait_until_safe(place: Place, deadline: i64, bytes: &[u8]) {
-    memory::wait_until(deadline, || is_safe(place) || in_trouble());
+    let change = Change::Of(place.slot);
+    memory::wait_until(change, deadline, || is_safe(place) || in_trouble());
     loop {
         match spool_slot(place) {
             Spooled::Done => return,
             Spooled::Not(error) => return complain(Complaint::Kept, &error.to_string(), bytes),
             // Writing takes the disk's time, and whoever writes tells how it went.
             Spooled::ByAnother => {
-                memory::wait_until(i64::MAX, || is_safe(place) || !is_being_spooled(place));
+                memory::wait_until(change, i64::MAX, || is_safe(place) || !is_being_spooled(place));
             }
         }
     }
@@ -285,7 +287,7 @@ impl Claim {
             }
             shared.launcher
         });
-        memory::broadcast();
+        memory::tell(std::iter::once(self.slot));
         memory::wake(launcher.unwrap_or(std::ptr::null_mut()));
     }
 }

@@ -312,7 +312,7 @@ pub fn release(worker: Worker, taken: &[Taken]) {
             slots.release(shared, event.slot);
         }
     });
-    memory::broadcast();
+    memory::tell(taken.iter().map(|event| event.slot));
 }
 
 /// How many events are brought to the spool between two syncs.

@@ -82,7 +82,8 @@ pub(super) fn command() -> String {
     unsafe { session::text(pg_sys::GetCommandTagName(RUNNING.get().tag)) }
 }
 
-/// The command under way was judged for what it does to the guard.
+/// The command under way was judged for what it does to the guard, or began when there was nothing to judge it by: a policy that
+/// comes meanwhile, as it does when a dump is restored by several jobs, is for later ones.
 pub(super) fn is_judged() {
     RUNNING.set(Running { judged: true, ..RUNNING.get() });
 }

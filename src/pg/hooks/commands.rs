@@ -58,7 +58,10 @@ pub(super) unsafe fn concerns(statement: *mut pg_sys::Node, part: bool) -> bool 
 /// `destructive_command` and `guard_tampering` for a command that is about to run.
 #[pg_guard]
 pub(super) unsafe extern "C-unwind" fn check(statement: *mut pg_sys::Node) -> *const Report {
-    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    let Some(session) = session::current().filter(|s| !s.who.all_off) else {
+        aftermath::is_judged();
+        return ptr::null();
+    };
     // SAFETY: the hook's statement.
     unsafe {
         let look = Look::at_command(session.who.identity.trust());

@@ -55,6 +55,25 @@ pub(super) unsafe extern "C-unwind" fn check_named(statement: *const pg_sys::Dro
     ptr::null()
 }
 
+/// A DROP EXTENSION of ours takes the lock first that the worker has while it is at work. Else they would take those of all
+/// tables in different orders, and Postgres would have to end one of them.
+#[pg_guard]
+pub(super) unsafe extern "C-unwind" fn wait_for_worker(statement: *const pg_sys::DropStmt) {
+    // SAFETY: a parsed DROP, whose extensions are named by strings; what is missing or somebody else's gets Postgres's own error.
+    unsafe {
+        if (*statement).removeType != pg_sys::ObjectType::OBJECT_EXTENSION {
+            return;
+        }
+        let names = (*statement).objects;
+        let named = |n| session::text((*compat::list_nth(names, n).cast::<pg_sys::String>()).sval);
+        let extension = pg_sys::get_extension_oid(c"holdfast".as_ptr(), true);
+        let ours = (0..compat::list_length(names)).any(|n| named(n) == "holdfast");
+        if ours && extension != pg_sys::InvalidOid && compat::owns(pg_sys::ExtensionRelationId, extension) {
+            audit::keep_worker_out();
+        }
+    }
+}
+
 /// Both rules for an object that is named. Parts of the guard are refused here, before Postgres locks what the worker needs
 /// to put that on record; whoever doesn't own them gets Postgres's own error.
 fn check_target(session: &Session, class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> *const Report {

@@ -44,7 +44,10 @@ unsafe extern "C-unwind" fn process_utility(
         let part = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND;
         let around = aftermath::begins(compat::CreateCommandTag(statement), of_client);
         match (*statement).type_ {
-            pg_sys::NodeTag::T_DropStmt if !session::inert() => report::raise(drops::check_named(statement.cast())),
+            pg_sys::NodeTag::T_DropStmt if !session::inert() => {
+                report::raise(drops::check_named(statement.cast()));
+                drops::wait_for_worker(statement.cast());
+            }
             pg_sys::NodeTag::T_TruncateStmt => object_access::truncate_begins(),
             pg_sys::NodeTag::T_DiscardStmt if discards_all(statement.cast()) => discard(),
             _ if commands::concerns(statement, part) && !session::inert() => report::raise(commands::check(statement)),
