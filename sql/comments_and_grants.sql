@@ -52,6 +52,7 @@ COMMENT ON FUNCTION holdfast.allow_writes IS 'Lets a backend run commands on a t
 COMMENT ON FUNCTION holdfast.disallow_writes IS 'Takes commands on a table back from a backend';
 COMMENT ON FUNCTION holdfast.set_limits IS 'Limits how much an unproven backend may write; -1 lifts a limit';
 COMMENT ON FUNCTION holdfast.owner_of IS 'The backend that owns a tenant';
+COMMENT ON FUNCTION holdfast.readiness IS 'Whether a tenant is ready to be handed over, a line a check';
 COMMENT ON FUNCTION holdfast.cutover IS 'Hands a tenant to another backend; writers are held for max_pause at most';
 COMMENT ON FUNCTION holdfast.rollback_cutover IS 'Hands a tenant back to the backend that owned it before';
 COMMENT ON FUNCTION holdfast.freeze IS 'Stops all writes to a tenant, until a time or until it is unfrozen';
@@ -64,7 +65,7 @@ COMMENT ON FUNCTION holdfast.grant_operator IS 'Lets a role call every function 
 COMMENT ON FUNCTION holdfast.grant_auditor IS 'Lets a role read every view';
 COMMENT ON FUNCTION holdfast.break_glass IS 'Lets no rule stop this session for a while, and records what it does';
 COMMENT ON FUNCTION holdfast.end_break_glass IS 'Ends break-glass of this session';
-COMMENT ON FUNCTION holdfast.lock_holders IS 'Who holds a tenant''s lock, as a sentence';
+COMMENT ON FUNCTION holdfast.lock_holders IS 'Who holds a tenant''s lock, for cutovers';
 COMMENT ON FUNCTION holdfast.guard_state IS 'The state of a table''s guard, for coverage';
 COMMENT ON FUNCTION holdfast.metrics IS 'This database''s state as OpenMetrics text';
 COMMENT ON FUNCTION holdfast.check_setup IS 'What to look at before trusting the guard, the most urgent first';

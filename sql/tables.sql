@@ -106,6 +106,7 @@ CREATE TABLE holdfast.backend_limit (
 CREATE TABLE holdfast.ownership (
     tenant text COLLATE "C" PRIMARY KEY,
     owner text NOT NULL,
+    -- Where a rollback leads; none after a rollback, so that a second one doesn't lead forward again.
     previous_owner text,
     epoch bigint NOT NULL,
     freeze_reason text,
@@ -131,7 +132,9 @@ CREATE TABLE holdfast.ownership_change (
     changed_by text NOT NULL,
     set_role text,
     application_name text,
-    client_addr inet
+    client_addr inet,
+    -- Whose transactions were cancelled for it.
+    cancelled text[]
 );
 CREATE INDEX ON holdfast.ownership_change (tenant, id);
 

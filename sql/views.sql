@@ -1,36 +1,34 @@
 -- What a DBA reads. Views run with their owner's rights, so an auditor needs no access to the tables.
 
--- Who was in the way of a cutover that asked for a lock at `since`, as a sentence. The lock's tag as pg_locks shows it. Who
--- queued behind the cutover and has the lock by now was not in the way: that transaction holds it for less long.
-CREATE FUNCTION holdfast.lock_holders(class_id bigint, object_id bigint, object_sub_id integer, since timestamptz)
-RETURNS text
+-- Who holds a lock of the ownership protocol, by its tag as pg_locks shows it: sessions other than this one, and prepared
+-- transactions, which have no pid. Writers share the lock; cutovers and freezes don't.
+CREATE FUNCTION holdfast.lock_holders(class_id bigint, object_id bigint, object_sub_id integer)
+RETURNS TABLE (pid integer, virtual_transaction text, writes boolean, idle boolean, began timestamptz, description text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH holder AS (
-        SELECT l.pid, l.virtualtransaction
+        SELECT l.pid, l.virtualtransaction, l.mode = 'ShareLock' AS writes
         FROM pg_locks l
         WHERE l.locktype = 'advisory' AND l.granted
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND l.classid::bigint = class_id AND l.objid::bigint = object_id AND l.objsubid = object_sub_id
           AND l.pid IS DISTINCT FROM pg_backend_pid()
-    ), described AS (
-        SELECT format('pid %s (application_name "%s", role %s, %s, transaction open for %s)',
-                   h.pid, a.application_name, a.usename, a.state,
-                   date_trunc('milliseconds', clock_timestamp() - a.xact_start)) AS description,
-               a.xact_start AS began
-        FROM holder h JOIN pg_stat_activity a USING (pid)
-        WHERE a.xact_start < since
-        UNION ALL
-        -- A prepared transaction has no process; what ties its locks together is their virtual transaction.
-        SELECT format('prepared transaction "%s" (role %s, prepared %s ago)', p.gid, p.owner,
-                   date_trunc('milliseconds', clock_timestamp() - p.prepared)),
-               p.prepared
-        FROM holder h
-        JOIN pg_locks own ON own.pid IS NULL AND own.virtualtransaction = h.virtualtransaction
-            AND own.locktype = 'transactionid'
-        JOIN pg_prepared_xacts p ON p.transaction = own.transactionid
-        WHERE h.pid IS NULL
     )
-    SELECT coalesce(string_agg(description, '; ' ORDER BY began), '') FROM described
+    -- Applying what a publisher sent is no client's transaction, so nobody's to cancel.
+    SELECT h.pid, h.virtualtransaction, h.writes AND a.backend_type = 'client backend', a.state LIKE 'idle%', a.xact_start,
+        format('pid %s (application_name "%s", role %s, %s, transaction open for %s)',
+            h.pid, a.application_name, a.usename, a.state,
+            date_trunc('milliseconds', clock_timestamp() - a.xact_start))
+    FROM holder h JOIN pg_stat_activity a USING (pid)
+    UNION ALL
+    -- What ties a prepared transaction's locks together is their virtual transaction.
+    SELECT NULL, h.virtualtransaction, h.writes, false, p.prepared,
+        format('prepared transaction "%s" (role %s, prepared %s ago)', p.gid, p.owner,
+            date_trunc('milliseconds', clock_timestamp() - p.prepared))
+    FROM holder h
+    JOIN pg_locks own ON own.pid IS NULL AND own.virtualtransaction = h.virtualtransaction
+        AND own.locktype = 'transactionid'
+    JOIN pg_prepared_xacts p ON p.transaction = own.transactionid
+    WHERE h.pid IS NULL
 $$;
 
 CREATE VIEW holdfast.identities AS
@@ -60,7 +58,7 @@ ORDER BY tenant;
 
 CREATE VIEW holdfast.ownership_history AS
 SELECT id, pg_catalog.date_trunc('second', at) AS at, tenant, action, from_backend, to_backend, epoch,
-    pg_catalog.date_trunc('milliseconds', paused) AS paused, reason
+    pg_catalog.date_trunc('milliseconds', paused) AS paused, changed_by, reason, lsn, restore_point, cancelled
 FROM holdfast.ownership_change
 ORDER BY id DESC;
 

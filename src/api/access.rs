@@ -25,7 +25,8 @@ fn grant_operator(role: Option<&str>) {
 fn grant_auditor(role: Option<&str>) {
     let role = existing(role);
     execute(&format!("GRANT USAGE ON SCHEMA holdfast TO {role}"), &[]);
-    let read = "holdfast.flush_events(), holdfast.metrics(), holdfast.check_setup(), holdfast.report_html()";
+    let read = "holdfast.flush_events(), holdfast.metrics(), holdfast.check_setup(), holdfast.report_html(), \
+                holdfast.readiness(text, text)";
     // For the views coverage, stats and status: functions in views run with the reader's rights.
     let shown =
         "holdfast.guard_state(regclass), holdfast.rule_counts(), holdfast.audit_health(), holdfast.table_counts()";

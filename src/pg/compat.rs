@@ -88,6 +88,12 @@ unsafe extern "C-unwind" {
     /// utils/timeout.h.
     pub fn enable_timeout_after(id: c_int, delay_ms: c_int);
     /// utils/timeout.h.
+    pub fn enable_timeout_at(id: c_int, finish: pg_sys::TimestampTz);
+    /// utils/timeout.h.
+    pub fn get_timeout_active(id: c_int) -> bool;
+    /// utils/timeout.h.
+    pub fn get_timeout_finish_time(id: c_int) -> pg_sys::TimestampTz;
+    /// utils/timeout.h.
     pub fn disable_timeout(id: c_int, keep_indicator: bool);
     /// storage/proc.h.
     pub fn CheckDeadLockAlert();

@@ -76,8 +76,9 @@ pub fn look(policy: &Policy) {
         return;
     }
     policy.next_look.set(now.saturating_add(PAUSE));
-    // SAFETY: inside a transaction, whose date it is.
-    let (today, database) = unsafe { (pg_sys::GetSQLCurrentDate(), pg_sys::MyDatabaseId) };
+    let today = today();
+    // SAFETY: a plain read of the process's database.
+    let database = unsafe { pg_sys::MyDatabaseId };
     let Some(reminder) = end_date::reminder(policy.set.ends_on, today) else { return };
     // SAFETY: null, or shared memory that lasts as long as the process.
     if !unsafe { SHARED.get().as_ref() }.is_some_and(|shared| is_first_today(shared, database, today)) {
@@ -86,6 +87,12 @@ pub fn look(policy: &Policy) {
     // SAFETY: a catalog look-up inside a transaction.
     let name = unsafe { session::text(pg_sys::get_database_name(database)) };
     report::log(&format!("holdfast: {reminder} (database \"{name}\")"), "See SELECT * FROM holdfast.status;");
+}
+
+/// The transaction's date, in days since 2000.
+pub fn today() -> i32 {
+    // SAFETY: callers are inside a transaction, whose date it is.
+    unsafe { pg_sys::GetSQLCurrentDate() }
 }
 
 /// Whether nobody has reminded a database today; from now on somebody has.

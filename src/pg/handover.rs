@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use super::locks::{self, NotHad, Patience, Tag};
 use super::session::Session;
 use super::subtransaction::in_subtransaction;
-use super::{compat, session, tenants, trigger};
+use super::{bounded, compat, session, tenants};
 use crate::policy::ownership::TenantState;
 use crate::policy::tenant::TenantKey;
 
@@ -40,8 +40,6 @@ pub enum NoLock {
     TimedOut {
         /// The lock that was waited for.
         tag: Tag,
-        /// When it was asked for, in microseconds since 2000.
-        since: i64,
     },
     /// This transaction has changed another tenant already.
     OneTenantATransaction(TenantKey),
@@ -49,21 +47,17 @@ pub enum NoLock {
     NotInstalled,
 }
 
-/// Takes the tenant's lock, waiting at most `milliseconds` in all.
+/// Takes the tenant's lock, for a caller who asks since `since` and waits until `until`, both in microseconds since 2000.
 ///
 /// # Errors
 /// Then the lock is not held, writers go on, and the transaction can still be used.
-pub fn exclude_writers(tenant: &TenantKey, milliseconds: i32) -> Result<Exclusive, NoLock> {
+pub fn exclude_writers(tenant: &TenantKey, since: i64, until: i64) -> Result<Exclusive, NoLock> {
     register();
     let handed_over = HANDED_OVER.with(|h| h.borrow().clone());
     if let Some((other, _)) = handed_over.filter(|(other, _)| other != tenant) {
         return Err(NoLock::OneTenantATransaction(other));
     }
-    let since = trigger::now();
-    let left = move || {
-        let spent = (trigger::now() - since) / 1_000;
-        Patience { milliseconds: milliseconds.saturating_sub(i32::try_from(spent).unwrap_or(i32::MAX)).max(1) }
-    };
+    let left = move || Patience { milliseconds: bounded::milliseconds_until(until) };
     let attempt = || {
         in_subtransaction(AssertUnwindSafe(|| {
             // The tenant first, then all: see locks.rs.
@@ -75,7 +69,7 @@ pub fn exclude_writers(tenant: &TenantKey, milliseconds: i32) -> Result<Exclusiv
     while let Err((tag, why)) = attempt() {
         let spent = left().milliseconds <= 1;
         if why == NotHad::TimedOut || spent {
-            return Err(NoLock::TimedOut { tag, since });
+            return Err(NoLock::TimedOut { tag });
         }
         // Stepping back let the writers go on; soon there will be a turn.
         locks::pause(STEP_BACK_MS);
@@ -127,6 +121,12 @@ pub fn current_lsn() -> u64 {
     unsafe { pg_sys::GetXLogInsertRecPtr() }
 }
 
+/// Whether the transaction goes on after this statement, because the client has begun it.
+pub fn is_in_block() -> bool {
+    // SAFETY: has no precondition.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
+
 fn register() {
     if REGISTERED.replace(true) {
         return;
@@ -139,7 +139,13 @@ fn register() {
 }
 
 unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _: *mut std::ffi::c_void) {
-    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
+    use pg_sys::XactEvent::{
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
+    };
+    // Before the commit is written, which may take its time: a CALL that commits goes on afterwards.
+    if matches!(event, XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE | XACT_EVENT_ABORT) {
+        bounded::release();
+    }
     if matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE) {
         HANDED_OVER.with(|h| {
             if let Ok(mut handed_over) = h.try_borrow_mut() {
@@ -162,7 +168,12 @@ unsafe extern "C-unwind" fn subtransaction_ended(
     HANDED_OVER.with(|h| {
         let Ok(mut handed_over) = h.try_borrow_mut() else { return };
         match event {
-            SUBXACT_EVENT_ABORT_SUB => *handed_over = handed_over.take().filter(|(_, level)| *level < ended),
+            SUBXACT_EVENT_ABORT_SUB => {
+                *handed_over = handed_over.take().filter(|(_, level)| *level < ended);
+                if handed_over.is_none() {
+                    bounded::release();
+                }
+            }
             SUBXACT_EVENT_COMMIT_SUB => {
                 if let Some((_, level)) = handed_over.as_mut() {
                     *level = (*level).min(ended - 1);

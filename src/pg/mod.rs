@@ -16,6 +16,7 @@
 //! | [`statement`] | counts what a statement of the client writes |
 //! | [`tenants`] | the writer's side of the ownership protocol |
 //! | [`handover`] | the exclusive side: cutover, freeze |
+//! | [`bounded`] | how long its transaction may go on |
 //! | [`subtransaction`] | work that may fail without failing the transaction |
 //! | [`locks`] | tenant locks |
 //! | [`session`] | who this session is; the policy in force |
@@ -39,6 +40,7 @@
 #![allow(unsafe_code, reason = "this is the layer that calls Postgres; the others can't")]
 
 pub mod audit;
+pub mod bounded;
 pub mod cascade;
 pub mod catalog;
 pub mod children;

@@ -135,6 +135,19 @@ pub fn error(
     unreachable!("an ERROR doesn't return")
 }
 
+/// Tells the client something about what it asked for, which succeeds.
+pub fn notice(message: impl Into<String>, detail: impl Into<String>, hint: &str) {
+    let mut report = ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, "holdfast");
+    let detail = detail.into();
+    if !detail.is_empty() {
+        report = report.set_detail(detail);
+    }
+    if !hint.is_empty() {
+        report = report.set_hint(hint);
+    }
+    report.report(PgLogLevel::NOTICE);
+}
+
 /// An SQLSTATE as its five characters.
 pub fn decode_sqlstate(mut code: c_int) -> String {
     let mut sqlstate = String::with_capacity(5);

@@ -11,6 +11,7 @@
 //! | [`composite`] | how a key of several columns is one text |
 //! | [`spelling`] | which tenant a user means |
 //! | [`ownership`] | who may write a tenant; whether a cutover may start |
+//! | [`readiness`] | whether a tenant is ready to be handed over |
 //! | [`surface`] | which tables, commands and columns a backend may write |
 //! | [`command`] | which commands and plans an unproven backend may run |
 //! | [`schema`] | whose rows the tables of a schema hold, as far as they tell |
@@ -44,6 +45,7 @@ pub mod looks;
 pub mod mode;
 pub mod ownership;
 pub mod query_text;
+pub mod readiness;
 pub mod rules;
 pub mod schema;
 pub mod set;

@@ -49,7 +49,9 @@ impl Driver {
     fn persist(&mut self, mut hand_over: impl FnMut(&mut Self) -> Result<HandOver, Error>) -> Result<HandOver> {
         for _ in 1..MOST_TRIES {
             match hand_over(self) {
-                Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {}
+                // It got the tenant too late, or so late that no time was left for the mark.
+                Err(error)
+                    if matches!(error.code(), Some(&(SqlState::LOCK_NOT_AVAILABLE | SqlState::QUERY_CANCELED))) => {}
                 result => return Ok(result?),
             }
         }

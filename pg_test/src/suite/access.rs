@@ -108,6 +108,7 @@ fn an_operator(cluster: &Cluster) -> Result<()> {
         "SELECT holdfast.guard_global('loose')",
         "SELECT holdfast.allow_writes('rebuilt', 'loose')",
         "SELECT holdfast.disallow_writes('rebuilt', 'loose')",
+        "SELECT holdfast.readiness('10', 'rebuilt')",
         "SELECT holdfast.cutover('10', 'rebuilt')",
         "SELECT holdfast.rollback_cutover('10')",
         "SELECT holdfast.freeze('10', 'x')",
@@ -165,9 +166,10 @@ fn an_auditor(cluster: &Cluster) -> Result<()> {
         ensure!(matches!(refusal.code.as_str(), "42501" | "55000"), "{view}: {refusal:?}");
     }
     auditor.exec("SELECT holdfast.flush_events(), holdfast.metrics(); SELECT * FROM holdfast.check_setup()")?;
+    auditor.exec("SELECT * FROM holdfast.readiness('10', 'rebuilt')")?;
     for (name, call) in calls(&mut superuser)? {
         // The last four are what the views coverage, stats and status call.
-        let read = ["flush_events", "metrics", "check_setup", "report_html"];
+        let read = ["flush_events", "metrics", "check_setup", "report_html", "readiness"];
         let shown = ["guard_state", "rule_counts", "audit_health", "table_counts"];
         if ![&FOR_ALL[..], &read, &shown].concat().contains(&name.as_str()) {
             denied(&mut auditor, &format!("SELECT {call}"))?;

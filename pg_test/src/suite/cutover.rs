@@ -25,6 +25,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("timeout_names_who_came_after_a_look_at_the_sessions", timeout_names_newcomers),
         Test::shared("failed_cutover_in_an_exception_block_lets_its_transaction_go_on", failure_in_a_block),
         Test::shared("second_cutover_of_a_tenant_waits_and_checks_again", second_cutover),
+        Test::shared("asking_again_changes_nothing", asking_again),
         Test::shared("operator_with_an_old_snapshot_changes_nothing", old_operator_snapshot),
         Test::shared("transaction_that_wrote_in_mode_off_is_unknown", mode_off),
         Test::shared("other_changes_before_a_cutover_hide_it_from_nobody", other_changes_first),
@@ -218,7 +219,7 @@ fn failure_in_a_block(cluster: &Cluster) -> Result<()> {
     ensure!(operator.one::<String>("SHOW lock_timeout")? == "1h", "lock_timeout is changed");
     // Another tenant, and the same one again when it is free.
     operator
-        .exec(&format!("SAVEPOINT s; {}; ROLLBACK TO s", cutover(1, "rebuilt").replace("')", "', '100 ms')")))
+        .exec("SAVEPOINT s; SELECT holdfast.cutover('1', 'rebuilt', '100 ms'); ROLLBACK TO s")
         .err()
         .context("the writer's transaction is still open")?;
     writer.exec("COMMIT")?;
@@ -226,20 +227,74 @@ fn failure_in_a_block(cluster: &Cluster) -> Result<()> {
     stage.ensure_sound(1, "rebuilt")
 }
 
+/// Whose connection was lost asks again; it may well be that the first time is still under way.
 fn second_cutover(cluster: &Cluster) -> Result<()> {
     let stage = TwoBackends::begin(cluster, "cutover")?;
     let mut first = stage.operator()?;
     first.exec(&format!("BEGIN; {}", cutover(1, "rebuilt")))?;
     let same = stage.start_cutover(1, "rebuilt", "1 min")?;
     first.exec("COMMIT")?;
-    is(&same.finish_refused()?.1, "55000")?;
+    let (mut second, outcome) = same.finish()?;
+    outcome?;
+    ensure!(told_already(&mut second), "nobody said that it was done already");
+    ensure!(second.one::<i64>("SELECT epoch FROM holdfast.tenants WHERE tenant = '1'")? == 1);
     stage.ensure_sound(1, "rebuilt")?;
 
-    first.exec("BEGIN; SELECT holdfast.rollback_cutover('1')")?;
+    first.exec("BEGIN; SELECT holdfast.rollback_cutover('1', '1 min')")?;
     let same = stage.start_cutover(1, "legacy", "1 min")?;
     first.exec("ROLLBACK")?;
     same.finish()?.1?;
     stage.ensure_sound(1, "legacy")
+}
+
+fn told_already(session: &mut Session) -> bool {
+    session.notices().iter().any(|notice| notice.severity == "NOTICE" && notice.message.contains("already"))
+}
+
+/// Asking again gives the same row, and changes nothing: not the owner, not the history, and nobody is held.
+fn asking_again(cluster: &Cluster) -> Result<()> {
+    let stage = TwoBackends::begin(cluster, "cutover")?;
+    let mut operator = stage.operator()?;
+    let mut writer = stage.rebuilt()?;
+    for call in
+        ["cutover('1', 'rebuilt')", "rollback_cutover('1')", "cutover('1', 'rebuilt')", "cutover('1', 'legacy')"]
+    {
+        let sql = format!("SELECT * FROM holdfast.{call}");
+        let done = operator.rows(&sql)?;
+        ensure!(!told_already(&mut operator), "{call} did nothing");
+        let before = operator.rows("TABLE holdfast.ownership_history")?;
+        // Whatever became of the tenant since, but for its owner.
+        operator.exec("SELECT holdfast.freeze('1', 'audit'); SELECT holdfast.unfreeze('1'); SET lock_timeout = '1 s'")?;
+        // With this open, whoever asked for the tenant's lock would have to wait.
+        let mut writer = if stage.owner(1)? == "legacy" { stage.legacy()? } else { stage.rebuilt()? };
+        writer.exec(&format!("BEGIN; {}", write(1)))?;
+        for again in [sql.clone(), format!("BEGIN; {sql}"), format!("{sql}; COMMIT")] {
+            ensure!(operator.rows(&again)? == done, "{again} gave another row");
+            ensure!(told_already(&mut operator), "{again} said nothing");
+        }
+        let mut after = operator.rows("TABLE holdfast.ownership_history")?;
+        ensure!(after.split_off(2) == before, "{call} changed the history");
+        writer.exec("ROLLBACK")?;
+    }
+    // A rollback undoes a cutover once; it doesn't lead forward again.
+    operator.exec("SELECT holdfast.rollback_cutover('1')")?;
+    stage.ensure_sound(1, "rebuilt")?;
+    for _ in 0..3 {
+        operator.exec("SELECT holdfast.rollback_cutover('1')")?;
+    }
+    ensure!(operator.one::<i64>("SELECT epoch FROM holdfast.tenants WHERE tenant = '1'")? == 5);
+    stage.ensure_sound(1, "rebuilt")?;
+    // Two at the same time: one goes back, the other is told.
+    stage.cut_over(1, "legacy")?;
+    let mut first = stage.operator()?;
+    first.exec("BEGIN; SELECT holdfast.rollback_cutover('1', '1 min')")?;
+    let mut second = stage.operator()?.start("SELECT holdfast.rollback_cutover('1', '1 min')");
+    second.wait_until_blocked()?;
+    first.exec("COMMIT")?;
+    let (mut second, outcome) = second.finish()?;
+    outcome?;
+    ensure!(told_already(&mut second), "the second rollback led on");
+    stage.ensure_sound(1, "rebuilt")
 }
 
 /// A transaction whose snapshot is older than the last cutover may not undo it unseen.

@@ -19,6 +19,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("old_owner_is_refused_after_the_cutover", old_owner_is_refused),
         Test::shared("held_writer_goes_on_after_a_rollback", goes_on_after_a_rollback),
         Test::shared("held_writer_goes_on_when_the_cutover_gives_up", goes_on_when_the_cutover_gives_up),
+        Test::shared("held_at_every_isolation_level", held_at_every_isolation_level),
         Test::shared("hold_timeout_is_retryable", hold_timeout_is_retryable),
         Test::shared("lock_timeout_of_the_user_passes_unchanged", lock_timeout_of_the_user),
         Test::shared("statement_timeout_of_the_user_passes_unchanged", statement_timeout_of_the_user),
@@ -90,6 +91,26 @@ fn goes_on_when_the_cutover_gives_up(cluster: &Cluster) -> Result<()> {
     stage.ensure_sound(1, "legacy")
 }
 
+/// A transaction whose snapshot is older than the cutover that holds it goes on all the same, or is told where to go.
+fn held_at_every_isolation_level(cluster: &Cluster) -> Result<()> {
+    for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
+        let stage = TwoBackends::begin(cluster, "held")?;
+        let (mut legacy, mut rebuilt) = (stage.legacy()?, stage.rebuilt()?);
+        for session in [&mut legacy, &mut rebuilt] {
+            session.exec(&format!("BEGIN ISOLATION LEVEL {isolation}; SELECT count(*) FROM orders"))?;
+        }
+        let mut operator = cutover_in_progress(&stage, 1, "rebuilt")?;
+        let (legacy, rebuilt) = (held(legacy, &write(1))?, held(rebuilt, &write(1))?);
+        operator.exec("COMMIT")?;
+        is(&legacy.finish_refused()?.1, NOT_OWNER)?;
+        let (mut rebuilt, outcome) = rebuilt.finish()?;
+        outcome?;
+        rebuilt.exec("COMMIT")?;
+        stage.ensure_sound(1, "rebuilt")?;
+    }
+    Ok(())
+}
+
 fn hold_timeout_is_retryable(cluster: &Cluster) -> Result<()> {
     let stage = TwoBackends::begin(cluster, "held")?;
     let mut operator = cutover_in_progress(&stage, 1, "rebuilt")?;
@@ -97,7 +118,9 @@ fn hold_timeout_is_retryable(cluster: &Cluster) -> Result<()> {
     writer.exec("SET holdfast.hold_timeout = '50ms'; SET lock_timeout = '30min'")?;
     let refusal = writer.refused(&write(1))?;
     is(&refusal, LOCK_NOT_AVAILABLE)?;
-    ensure!(refusal.message.contains("holdfast.hold_timeout") && refusal.hint.is_some(), "{refusal:?}");
+    ensure!(refusal.message.contains("holdfast.hold_timeout"), "{refusal:?}");
+    ensure!(refusal.detail.as_deref().is_some_and(|detail| detail.contains("for 50 ms")), "{refusal:?}");
+    ensure!(refusal.hint.as_deref().is_some_and(|hint| hint.contains("Retry the transaction")), "{refusal:?}");
     ensure!(writer.one::<String>("SHOW lock_timeout")? == "30min");
     // In a block that catches it the transaction can go on, and the setting is the user's again.
     writer.exec(&format!(

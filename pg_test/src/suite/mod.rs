@@ -19,6 +19,7 @@
 
 mod access;
 mod audit;
+mod bounded;
 mod break_glass;
 mod bypass;
 mod cascade_preview;
@@ -60,6 +61,7 @@ mod provoker;
 mod psql;
 mod query_text;
 mod race;
+mod readiness;
 mod refusals;
 mod report;
 mod restore;
@@ -97,6 +99,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
     vec![
         ("access", access::tests()),
         ("audit", audit::tests()),
+        ("bounded", bounded::tests()),
         ("break_glass", break_glass::tests()),
         ("bypass", bypass::tests()),
         ("cascade_preview", cascade_preview::tests()),
@@ -133,6 +136,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("psql", psql::tests()),
         ("query_text", query_text::tests()),
         ("race", race::tests()),
+        ("readiness", readiness::tests()),
         ("refusals", refusals::tests()),
         ("report", report::tests()),
         ("restore", restore::tests()),

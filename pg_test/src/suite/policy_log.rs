@@ -66,8 +66,8 @@ const CALLS: [(&str, &str); 25] = [
         "permission removed|rebuilt: update on public.plans|{\"backend\": \"rebuilt\", \"columns\": [\"name\"], \"command\": \
          \"update\", \"relation\": \"public.plans\"}|",
     ),
-    ("cutover('30', 'rebuilt')", "cutover|30|{\"owner\": \"legacy\"}|{\"owner\": \"rebuilt\"}"),
-    ("rollback_cutover('30')", "rollback|30|{\"owner\": \"rebuilt\"}|{\"owner\": \"legacy\"}"),
+    ("cutover('30', 'rebuilt')", "cutover|30|{\"owner\": \"legacy\"}|{\"epoch\": 1, \"owner\": \"rebuilt\"}"),
+    ("rollback_cutover('30')", "rollback|30|{\"owner\": \"rebuilt\"}|{\"epoch\": 2, \"owner\": \"legacy\"}"),
     ("freeze('30', 'why')", "freeze|30||{\"reason\": \"why\"}"),
     ("unfreeze('30')", "unfreeze|30||"),
     ("break_glass('ticket 7')", "break-glass begun|legacy||{\"note\": \"*\"}"),
@@ -77,7 +77,7 @@ const CALLS: [(&str, &str); 25] = [
 ];
 
 const LINES: &str = "SELECT concat_ws('|', what, coalesce(object, ''), coalesce(old::text, ''),
-        CASE WHEN new ? 'note' THEN '{\"note\": \"*\"}' ELSE coalesce((new - 'restore_point' - 'lsn')::text, '') END)
+        CASE WHEN new ? 'note' THEN '{\"note\": \"*\"}' ELSE coalesce((new - '{restore_point,lsn,paused}'::text[])::text, '') END)
     FROM holdfast.policy_log ORDER BY at, what";
 
 fn lines(session: &mut Session) -> Result<Vec<String>> {

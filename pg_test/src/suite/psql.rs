@@ -11,7 +11,7 @@ const ROLES: &str = include_str!("../demo/roles.sql");
 const POLICY: &str = include_str!("../demo/policy.sql");
 
 /// What one line can't hold. As README.md says, psql shows these as records.
-const WIDE: [&str; 3] = ["blocked_writes", "blocked_summary", "policy_log"];
+const WIDE: [&str; 4] = ["blocked_writes", "blocked_summary", "ownership_history", "policy_log"];
 
 /// What README.md advises to set in psql.
 const RECORDS: [&str; 3] = ["\\x auto", "\\pset format wrapped", "\\pset columns 120"];

@@ -110,9 +110,9 @@ pub fn write(tenant: i32) -> String {
     format!("UPDATE orders SET note = session_user WHERE id = {tenant}")
 }
 
-/// A statement that hands the tenant over.
+/// A statement that hands the tenant over, and leaves its transaction time for whatever the test does in it.
 pub fn cutover(tenant: i32, to: &str) -> String {
-    format!("SELECT holdfast.cutover('{tenant}', '{to}')")
+    format!("SELECT holdfast.cutover('{tenant}', '{to}', '1 min')")
 }
 
 /// The refusal has this SQLSTATE.

@@ -228,7 +228,7 @@ fn array_element(value: &str) -> String {
 }
 
 /// A string constant that is safe whatever `standard_conforming_strings` says.
-fn literal(value: &str) -> String {
+pub fn literal(value: &str) -> String {
     let quoted = value.replace('\'', "''");
     if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
 }

@@ -1,0 +1,259 @@
+//! Handing a tenant over: cutover, and back.
+
+use pgrx::datum::Interval;
+use pgrx::iter::TableIterator;
+use pgrx::{PgSqlErrorCode, Spi, default, name, pg_extern, search_path};
+
+use super::exclusion::{Had, Patience, exclude};
+use super::ownership::{Change, canonical, key, no_migration, owner_in, owner_now, record};
+use super::readiness::demand;
+use super::{facts, fetch, internal, required};
+use crate::pg::report::{error, notice};
+use crate::pg::session::{self, Session};
+use crate::pg::types::PgLsn;
+use crate::pg::{bounded, handover, trigger};
+use crate::policy::ownership::{CutoverError, TenantState, check_cutover};
+use crate::policy::tenant::TenantKey;
+
+/// tenant, from, to, epoch, pause, restore point, position in the log.
+type HandedOver = (String, String, String, i64, Interval, Option<String>, PgLsn);
+
+/// Hands a tenant to another backend. Waits at most `max_pause` for open transactions that have written the tenant; new
+/// writers are held meanwhile. One tenant a transaction.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity, reason = "a row is written as its columns, and pgrx looks through no alias")]
+fn cutover(
+    tenant: Option<&str>,
+    to_backend: Option<&str>,
+    max_pause: default!(Option<Interval>, "'2 s'"),
+    require_ready: default!(Option<bool>, "true"),
+    cancel_after: default!(Option<Interval>, "NULL"),
+) -> TableIterator<
+    'static,
+    (
+        name!(tenant, String),
+        name!(from_backend, String),
+        name!(to_backend, String),
+        name!(epoch, i64),
+        name!(paused, Interval),
+        name!(restore_point, Option<String>),
+        name!(lsn, PgLsn),
+    ),
+> {
+    let session = facts();
+    let tenant = canonical(&session, required(tenant, "tenant"));
+    let to = required(to_backend, "to_backend");
+    let order = Order { tenant: &tenant, way: Way::To(to), ready: required(require_ready, "require_ready") };
+    TableIterator::once(order.carry_out(&session, Patience::of(max_pause, cancel_after)))
+}
+
+/// Hands a tenant back to the backend that owned it before the last cutover. As cutover() otherwise.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity, reason = "as above")]
+fn rollback_cutover(
+    tenant: Option<&str>,
+    max_pause: default!(Option<Interval>, "'2 s'"),
+    require_ready: default!(Option<bool>, "true"),
+    cancel_after: default!(Option<Interval>, "NULL"),
+) -> TableIterator<
+    'static,
+    (
+        name!(tenant, String),
+        name!(from_backend, String),
+        name!(to_backend, String),
+        name!(epoch, i64),
+        name!(paused, Interval),
+        name!(restore_point, Option<String>),
+        name!(lsn, PgLsn),
+    ),
+> {
+    let session = facts();
+    let tenant = canonical(&session, required(tenant, "tenant"));
+    let order = Order { tenant: &tenant, way: Way::Back, ready: required(require_ready, "require_ready") };
+    TableIterator::once(order.carry_out(&session, Patience::of(max_pause, cancel_after)))
+}
+
+/// Where a tenant goes.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    To(&'a str),
+    /// To whom it was taken from by the last cutover.
+    Back,
+}
+
+impl Way<'_> {
+    /// As the history calls it.
+    fn action(self) -> &'static str {
+        match self {
+            Way::To(_) => "cutover",
+            Way::Back => "rollback",
+        }
+    }
+}
+
+/// What an operator asks for.
+struct Order<'a> {
+    tenant: &'a TenantKey,
+    way: Way<'a>,
+    /// Whether readiness is required.
+    ready: bool,
+}
+
+/// What is left to do.
+enum Next {
+    HandTo(String),
+    /// Nothing: this very order was carried out before, and this came of it.
+    Nothing(Box<HandedOver>),
+}
+
+impl Order<'_> {
+    /// Checks, locks, checks again, changes, records, tells.
+    fn carry_out(&self, session: &Session, patience: Patience) -> HandedOver {
+        // What can be told without holding anybody up; and all facts are at hand for the look under the lock.
+        let before = session.catalog.committed_tenant_state(self.tenant);
+        let from = owner_in(session, before.as_ref()).unwrap_or_else(|| no_migration(self.tenant));
+        if let Next::Nothing(done) = self.next(session, &from, before.as_ref()) {
+            return *done;
+        }
+        let had = exclude(self.tenant, &patience);
+        let state = had.exclusive.state.as_ref();
+        let from = owner_now(&had.exclusive, self.tenant);
+        match self.next(&had.exclusive.session, &from, state) {
+            Next::HandTo(to) => self.change(&had, &from, &to),
+            Next::Nothing(done) => *done,
+        }
+    }
+
+    /// What there is to do, checked.
+    fn next(&self, session: &Session, from: &str, state: Option<&TenantState>) -> Next {
+        let previous = state.and_then(|s| s.previous_owner.as_deref());
+        let to = match (self.way, previous) {
+            (Way::To(to), _) => to,
+            (Way::Back, Some(previous)) => previous,
+            (Way::Back, None) => {
+                return Next::Nothing(self.carried_out().unwrap_or_else(|| never_handed_over(self.tenant)));
+            }
+        };
+        if from == to
+            && let Some(done) = self.carried_out()
+        {
+            return Next::Nothing(done);
+        }
+        may_cut_over(session, self.tenant, from, to);
+        if self.ready {
+            demand(session, self.tenant, from, to, previous);
+        }
+        Next::HandTo(to.to_owned())
+    }
+
+    fn change(&self, had: &Had, from: &str, to: &str) -> HandedOver {
+        let (tenant, action) = (self.tenant, self.way.action());
+        bounded::bind_transaction(had.until);
+        let epoch = fetch::<i64>(
+            "INSERT INTO holdfast.ownership (tenant, owner, previous_owner, epoch, changed_at, changed_by)
+             VALUES ($1, $2, $3, 1, pg_catalog.clock_timestamp(), session_user)
+             ON CONFLICT (tenant) DO UPDATE SET owner = excluded.owner, previous_owner = excluded.previous_owner,
+                 epoch = ownership.epoch + 1, changed_at = excluded.changed_at, changed_by = excluded.changed_by
+             RETURNING epoch",
+            &[key(tenant), to.into(), matches!(self.way, Way::To(_)).then_some(from).into()],
+        )
+        .unwrap_or_default();
+        let restore_point = handover::restore_point(&format!("holdfast {action} {epoch} of {tenant}"));
+        let lsn = handover::current_lsn();
+        let paused = Interval::from_micros(trigger::now() - had.exclusive.since);
+        record(Change {
+            tenant,
+            action,
+            from,
+            to,
+            paused: Some(paused),
+            restore_point: restore_point.as_deref(),
+            lsn: Some(lsn),
+            reason: None,
+            cancelled: had.cancelled.clone(),
+        });
+        if handover::is_in_block() {
+            notice(
+                format!("writers of tenant \"{tenant}\" are held until this transaction ends"),
+                "What is left of max_pause is all that each of its statements and pauses may take.",
+                "COMMIT, or ROLLBACK to take the handover back.",
+            );
+        }
+        (tenant.as_str().to_owned(), from.to_owned(), to.to_owned(), epoch, paused, restore_point, PgLsn(lsn))
+    }
+
+    /// The tenant's last handover, if it is what is asked for now: somebody asks again because he never heard the answer. Doing
+    /// nothing is what makes that safe; above all a second rollback must not lead forward again.
+    fn carried_out(&self) -> Option<Box<HandedOver>> {
+        let to = match self.way {
+            Way::To(to) => Some(to),
+            Way::Back => None,
+        };
+        let query = || {
+            Spi::connect_mut(|client| {
+                let rows = client.update(LAST_HANDOVER, Some(1), &[key(self.tenant), to.into()])?;
+                if rows.is_empty() {
+                    return Ok(None);
+                }
+                let row = rows.first();
+                let handed_over = (
+                    self.tenant.as_str().to_owned(),
+                    row.get::<String>(1)?.unwrap_or_default(),
+                    row.get::<String>(2)?.unwrap_or_default(),
+                    row.get::<i64>(3)?.unwrap_or_default(),
+                    row.get::<Interval>(4)?.unwrap_or_else(|| Interval::from_micros(0)),
+                    row.get::<String>(5)?,
+                    PgLsn(u64::try_from(row.get::<i64>(6)?.unwrap_or_default()).unwrap_or_default()),
+                );
+                Ok(Some((handed_over, row.get::<String>(7)?.unwrap_or_default())))
+            })
+        };
+        let (handed_over, told) = session::operate(query).unwrap_or_else(|failure| internal(failure))?;
+        notice(
+            format!("backend \"{}\" owns tenant \"{}\" already", handed_over.2, self.tenant),
+            format!("Nothing has changed. This is the {told}."),
+            "",
+        );
+        Some(Box::new(handed_over))
+    }
+}
+
+/// The last handover of tenant `$1`: to backend `$2`, or if that is null a rollback.
+const LAST_HANDOVER: &str = "
+SELECT c.from_backend, c.to_backend, c.epoch, c.paused, c.restore_point, (c.lsn - '0/0')::bigint,
+    format('%s of %s by %s', c.action, date_trunc('second', c.at), c.changed_by)
+FROM holdfast.ownership_change c
+JOIN holdfast.ownership o ON o.tenant = c.tenant AND o.epoch = c.epoch AND o.owner = c.to_backend
+WHERE c.tenant = $1 AND c.action IN ('cutover', 'rollback')
+  AND CASE WHEN $2 IS NULL THEN c.action = 'rollback' ELSE c.to_backend = $2 END
+ORDER BY c.id DESC LIMIT 1";
+
+fn never_handed_over(tenant: &TenantKey) -> ! {
+    error(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("tenant \"{tenant}\" was never handed over"),
+        "Nothing has changed.",
+        "See SELECT * FROM holdfast.ownership_history;",
+    )
+}
+
+fn may_cut_over(session: &Session, tenant: &TenantKey, from: &str, to: &str) {
+    let (message, hint) = match check_cutover(&session.policy.set.backends, Some(from), to) {
+        Ok(()) => return,
+        Err(CutoverError::UnknownBackend) => {
+            super::known_backend(session, to);
+            return;
+        }
+        Err(CutoverError::NoMigration) => no_migration(tenant),
+        Err(CutoverError::Retired) => (
+            format!("backend \"{to}\" is retired and may not own tenants"),
+            "Bring it back with SELECT holdfast.set_trust(...), or name another backend.",
+        ),
+        Err(CutoverError::AlreadyOwner) => {
+            (format!("backend \"{to}\" already owns tenant \"{tenant}\""), "See SELECT * FROM holdfast.tenants;")
+        }
+    };
+    error(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, "Nothing has changed.", hint)
+}

@@ -1,0 +1,485 @@
+//! Whether a tenant is ready to be handed over: the one list of all that is asked.
+//!
+//! An *essential* check asks what only the policy and a few cheap facts tell. A handover asks all of them twice, before its lock
+//! and under it, and those that block refuse it. An *advisory* check looks around: at sessions, the log, standbys, the
+//! record. It may take its time, is asked by `readiness()` alone, and never blocks: what it finds is for a person to judge,
+//! and much of it anybody could bring about, who should not be able to keep tenants from being moved.
+//!
+//! The way back must be open when everything else is broken. So a handover to a backend of higher trust, or back to one of the
+//! same, is refused only if the receiver itself couldn't write the tenant.
+//!
+//! A new check is a line in [`CHECKS`] and a function; what it needs to know is a field of [`Essentials`] or
+//! [`Surroundings`], which `api/readiness.rs` fills.
+
+use serde::Deserialize;
+
+use super::backend::{Backend, Trust};
+use super::end_date::{self, Reminder};
+use super::mode::Mode;
+use super::ownership::{CutoverError, check_cutover};
+use super::rules::Rule;
+use super::set::PolicySet;
+use super::surface::GuardState;
+
+/// Every check, in the order in which they are shown.
+pub const CHECKS: &[Check] = &[
+    essential("receiver", Blocks::Always, receiver),
+    essential("receiver_identity", Blocks::Always, receiver_identity),
+    essential("receiver_surface", Blocks::Always, receiver_surface),
+    essential("owner_identity", Blocks::Forward, owner_identity),
+    essential("guards", Blocks::Forward, guards),
+    essential("enforced", Blocks::Forward, enforced),
+    essential("way_back", Blocks::Forward, way_back),
+    essential("soak", Blocks::Forward, soak),
+    essential("invariants", Blocks::Forward, invariants),
+    essential("parity", Blocks::Forward, parity),
+    // A date that stops a migration from going on is for the policy to choose; until it can, it warns.
+    essential("end_date", Blocks::Never, end_date),
+    advisory("unclassified", unclassified),
+    advisory("open_transactions", open_transactions),
+    advisory("prepared_transactions", prepared_transactions),
+    advisory("restore_point", restore_point),
+    advisory("archive", archive),
+    advisory("replication", replication),
+    advisory("refusals", refusals),
+    advisory("freeze", freeze),
+];
+
+/// A question about a handover.
+pub struct Check {
+    /// A word that doesn't change.
+    pub name: &'static str,
+    asks: Asks,
+}
+
+enum Asks {
+    Essential(Blocks, fn(&Essentials) -> Finding),
+    Advisory(fn(&Surroundings) -> Finding),
+}
+
+/// Which handovers a check refuses if it fails.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blocks {
+    /// Every one.
+    Always,
+    /// All but a way back.
+    Forward,
+    /// None.
+    Never,
+}
+
+const fn essential(name: &'static str, blocks: Blocks, judge: fn(&Essentials) -> Finding) -> Check {
+    Check { name, asks: Asks::Essential(blocks, judge) }
+}
+
+const fn advisory(name: &'static str, judge: fn(&Surroundings) -> Finding) -> Check {
+    Check { name, asks: Asks::Advisory(judge) }
+}
+
+/// What essential checks are decided from. A handover gathers it twice, so it must be had within microseconds.
+pub struct Essentials<'a> {
+    /// The policy.
+    pub policy: &'a PolicySet,
+    /// The database's name: identity rules may name another.
+    pub database: &'a str,
+    /// Whether `holdfast.enabled` is on.
+    pub enabled: bool,
+    /// The owner.
+    pub from: Option<&'a str>,
+    /// The backend that is to own the tenant.
+    pub to: &'a str,
+    /// Whether that backend had the tenant before the last cutover.
+    pub was_owner: bool,
+    /// The guarded tables.
+    pub tables: Tables,
+    /// Today, in days since 2000.
+    pub today: i32,
+    /// The canaries.
+    pub soak: Soak,
+}
+
+/// The guarded tables, and what is wrong with them.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    /// Oids of the tenant tables, in order.
+    pub tenant: Vec<u32>,
+    /// Tables whose guard isn't whole.
+    pub damaged: Vec<(String, GuardState)>,
+}
+
+/// Whether those that go before this tenant have gone well for long enough.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Soak {
+    /// The tenant is in no wave, so nobody goes before it.
+    InNoWave,
+    /// It is over; a sentence.
+    Fulfilled(String),
+    /// It isn't; a sentence.
+    Pending(String),
+}
+
+/// What advisory checks are decided from: the columns of `api/readiness.sql`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Surroundings {
+    /// Tables without a class.
+    pub unclassified: Vec<String>,
+    /// Those of them that have a tenant column of other tables.
+    pub like_tenants: Vec<String>,
+    /// Transactions of sessions that have written the tenant.
+    pub open: Vec<String>,
+    /// Prepared ones.
+    pub prepared: Vec<String>,
+    /// The setting.
+    pub wal_level: String,
+    /// Whether this is a standby.
+    pub in_recovery: bool,
+    /// The setting.
+    pub archive_mode: String,
+    /// The last segment that was archived, and how long ago.
+    pub archived: Option<String>,
+    /// Whether the last attempt failed.
+    pub archive_fails: bool,
+    /// How many segments wait to be archived.
+    pub archive_waits: i64,
+    /// Standbys and how far they are behind.
+    pub standbys: Vec<Standby>,
+    /// Replication slots that nobody reads.
+    pub idle_slots: Vec<String>,
+    /// Whether commits wait for a standby that isn't there.
+    pub commits_hang: bool,
+    /// What the receiver was or would have been refused of the tenant in the last hour, but for not owning it.
+    pub refusals: Vec<String>,
+    /// The freeze in force.
+    pub freeze: Option<String>,
+}
+
+/// A standby or subscriber.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standby {
+    /// Its name, and how far behind it is.
+    pub told: String,
+    /// Whether it keeps up.
+    pub keeps_up: bool,
+}
+
+/// What a check finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether all is well.
+    pub ok: bool,
+    /// Why, in sentences.
+    pub detail: String,
+}
+
+fn fine(detail: impl Into<String>) -> Finding {
+    Finding { ok: true, detail: detail.into() }
+}
+
+fn amiss(detail: impl Into<String>) -> Finding {
+    Finding { ok: false, detail: detail.into() }
+}
+
+/// A line of the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The check's name.
+    pub name: &'static str,
+    /// Whether all is well.
+    pub ok: bool,
+    /// Whether a failure refuses the handover.
+    pub blocking: bool,
+    /// Why, in sentences.
+    pub detail: String,
+}
+
+/// What all checks find.
+pub fn readiness(essentials: &Essentials, surroundings: &Surroundings) -> Vec<Row> {
+    let row = |check: &Check| {
+        let (blocking, finding) = match check.asks {
+            Asks::Essential(blocks, judge) => (essentials.blocked_by(blocks), judge(essentials)),
+            Asks::Advisory(judge) => (false, judge(surroundings)),
+        };
+        Row { name: check.name, ok: finding.ok, blocking, detail: finding.detail }
+    };
+    CHECKS.iter().map(row).collect()
+}
+
+/// What refuses the handover.
+pub fn obstacles(essentials: &Essentials) -> Vec<Row> {
+    let obstacle = |check: &Check| match check.asks {
+        Asks::Essential(blocks, judge) if essentials.blocked_by(blocks) => {
+            let Finding { ok, detail } = judge(essentials);
+            (!ok).then_some(Row { name: check.name, ok, blocking: true, detail })
+        }
+        _ => None,
+    };
+    CHECKS.iter().filter_map(obstacle).collect()
+}
+
+impl Essentials<'_> {
+    fn backend(&self, name: &str) -> Option<&Backend> {
+        self.policy.backends.iter().find(|b| b.name == name)
+    }
+
+    fn trust(&self, name: &str) -> Option<Trust> {
+        self.backend(name).map(|b| b.trust)
+    }
+
+    /// Whether the tenant goes where it is safer: to a backend of higher trust, or back to one of the same.
+    fn goes_back(&self) -> bool {
+        let (from, to) = (self.from.and_then(|from| self.trust(from)), self.trust(self.to));
+        from < to || self.was_owner && from == to
+    }
+
+    fn blocked_by(&self, blocks: Blocks) -> bool {
+        match blocks {
+            Blocks::Always => true,
+            Blocks::Forward => !self.goes_back(),
+            Blocks::Never => false,
+        }
+    }
+
+    /// What tells sessions of a backend apart that isn't said by themselves.
+    fn proof(&self, backend: &str) -> Finding {
+        let here = |database: &Option<String>| database.as_deref().is_none_or(|name| name == self.database);
+        // A role that is gone has no name.
+        let rules = self.policy.identities.iter().find(|rule| {
+            rule.backend == backend
+                && rule.application_name.is_none()
+                && here(&rule.database)
+                && rule.role.as_deref() != Some("")
+        });
+        if let Some(rule) = rules {
+            let role = rule.role.as_ref().map(|role| format!(", role \"{role}\"")).unwrap_or_default();
+            return fine(format!("\"{backend}\" is known by identity rule {}{role}.", rule.id));
+        }
+        if let Some(key) = self.policy.keys.iter().find(|key| key.backend == backend) {
+            return fine(format!("\"{backend}\" is known by tokens of key \"{}\".", key.label));
+        }
+        if self.policy.default_backend.as_deref() == Some(backend) {
+            return fine(format!("\"{backend}\" is the default backend: whoever no identity rule names."));
+        }
+        amiss(format!(
+            "Nothing but claims tells sessions of \"{backend}\": add_identity() by role, or add_key(), makes it provable."
+        ))
+    }
+
+    /// Whether a backend may write any tenant table.
+    fn surface(&self, backend: &str) -> Finding {
+        match self.trust(backend) {
+            Some(Trust::Proven) => return fine(format!("\"{backend}\" is proven, and bound by no write surface.")),
+            Some(Trust::Unproven) => {}
+            Some(Trust::Retired) => return amiss(format!("\"{backend}\" is retired, and may not write.")),
+            None => return amiss(format!("\"{backend}\" is not registered.")),
+        }
+        let tables = &self.tables.tenant;
+        let allowed = self.policy.permissions.iter().filter(|p| p.backend == backend).map(|p| p.relation);
+        let allowed: std::collections::BTreeSet<u32> =
+            allowed.filter(|relation| tables.binary_search(relation).is_ok()).collect();
+        let told = format!("\"{backend}\" may write {} of {}.", allowed.len(), count(tables.len(), "tenant table"));
+        if allowed.is_empty() { amiss(format!("{told} allow_writes() opens them.")) } else { fine(told) }
+    }
+}
+
+/// A number of things.
+fn count(n: usize, thing: &str) -> String {
+    if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
+}
+
+/// The first few of a list.
+fn first(of: &[String], separator: &str) -> String {
+    const SHOWN: usize = 5;
+    let rest = of.len().saturating_sub(SHOWN);
+    let shown = of.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(separator);
+    if rest == 0 { shown } else { format!("{shown}{separator}and {rest} more") }
+}
+
+fn receiver(e: &Essentials) -> Finding {
+    let to = e.to;
+    match check_cutover(&e.policy.backends, e.from, to) {
+        Ok(()) => fine(format!("\"{to}\" may own tenants.")),
+        Err(CutoverError::AlreadyOwner) => amiss(format!("\"{to}\" owns the tenant already.")),
+        Err(CutoverError::Retired) => amiss(format!("\"{to}\" is retired.")),
+        Err(CutoverError::UnknownBackend) => amiss(format!("\"{to}\" is not registered.")),
+        Err(CutoverError::NoMigration) => amiss("No migration has begun, so nobody owns the tenant."),
+    }
+}
+
+fn receiver_identity(e: &Essentials) -> Finding {
+    e.proof(e.to)
+}
+
+fn receiver_surface(e: &Essentials) -> Finding {
+    e.surface(e.to)
+}
+
+fn owner_identity(e: &Essentials) -> Finding {
+    e.from.map_or_else(|| amiss("Nobody owns the tenant."), |from| e.proof(from))
+}
+
+fn guards(e: &Essentials) -> Finding {
+    let Tables { tenant, damaged } = &e.tables;
+    if tenant.is_empty() {
+        return amiss("No table is guarded by tenant: a cutover would bind nobody. See guard_table().");
+    }
+    if damaged.is_empty() {
+        return fine(format!("The guard of {} is whole.", count(tenant.len(), "tenant table")));
+    }
+    let damaged: Vec<String> = damaged.iter().map(|(name, state)| format!("{name} ({})", state.word())).collect();
+    amiss(format!("The guard of these tables is damaged: {}. guard_table() repairs.", first(&damaged, ", ")))
+}
+
+fn enforced(e: &Essentials) -> Finding {
+    if !e.enabled {
+        return amiss("holdfast.enabled is off: every write passes.");
+    }
+    // Whoever isn't stopped by this rule goes on writing the tenant.
+    let others = e.policy.backends.iter().filter(|b| b.name != e.to && b.trust != Trust::Retired);
+    let loose: Vec<String> = others
+        .map(|b| (&b.name, e.policy.modes.of(Some(&b.name), Rule::NotOwner)))
+        .filter(|(_, mode)| *mode != Mode::Enforce)
+        .map(|(name, mode)| format!("\"{name}\" ({mode})"))
+        .collect();
+    match loose.is_empty() {
+        true => fine("The rule not_owner is enforced."),
+        false => amiss(format!(
+            "The rule not_owner isn't enforced for {}, which could go on writing the tenant: set_mode('enforce').",
+            loose.join(", ")
+        )),
+    }
+}
+
+fn way_back(e: &Essentials) -> Finding {
+    let Some(from) = e.from else { return amiss("Nobody owns the tenant, so there is no way back.") };
+    let surface = e.surface(from);
+    match surface.ok {
+        true => fine(format!("rollback_cutover() would hand the tenant back to \"{from}\".")),
+        false => amiss(format!("\"{from}\" could not write the tenant after a rollback. {}", surface.detail)),
+    }
+}
+
+fn soak(e: &Essentials) -> Finding {
+    match &e.soak {
+        Soak::InNoWave => fine("The tenant is in no wave."),
+        Soak::Fulfilled(told) => fine(told),
+        Soak::Pending(told) => amiss(told),
+    }
+}
+
+/// Nothing is asked yet, and the detail says so. Invariants that tenants can break bring a field of [`Essentials`] with them.
+fn invariants(_: &Essentials) -> Finding {
+    fine("Not asked: this version keeps no invariants.")
+}
+
+/// As for [`invariants`].
+fn parity(_: &Essentials) -> Finding {
+    fine("Not asked: this version compares no reads.")
+}
+
+fn end_date(e: &Essentials) -> Finding {
+    let Some(ends_on) = e.policy.ends_on else { return fine("The migration has no end date.") };
+    match end_date::reminder(Some(ends_on), e.today) {
+        Some(Reminder::Passed(days)) => amiss(format!("The migration should have ended {} ago.", count_days(days))),
+        _ => fine(format!("The migration ends in {}.", count_days(ends_on.saturating_sub(e.today)))),
+    }
+}
+
+fn count_days(days: i32) -> String {
+    count(usize::try_from(days).unwrap_or_default(), "day")
+}
+
+/// Advisory: an unproven backend is refused there anyway, and a scratch table should stop nobody's wave.
+fn unclassified(s: &Surroundings) -> Finding {
+    if s.unclassified.is_empty() {
+        return fine("Every table has a class.");
+    }
+    let mut told = format!(
+        "Nobody has said whose the rows of {} are: {}.",
+        count(s.unclassified.len(), "table"),
+        first(&s.unclassified, ", ")
+    );
+    if !s.like_tenants.is_empty() {
+        told += &format!(" With a tenant column of other tables: {}.", first(&s.like_tenants, ", "));
+    }
+    amiss(told)
+}
+
+fn open_transactions(s: &Surroundings) -> Finding {
+    match s.open.as_slice() {
+        [] => fine("No open transaction has written the tenant."),
+        open => amiss(format!("A cutover would wait for {}.", first(open, "; "))),
+    }
+}
+
+fn prepared_transactions(s: &Surroundings) -> Finding {
+    match s.prepared.as_slice() {
+        [] => fine("No prepared transaction has written the tenant."),
+        prepared => {
+            amiss(format!("A cutover would wait for {}. Nothing but their end lets it go on.", first(prepared, "; ")))
+        }
+    }
+}
+
+fn restore_point(s: &Surroundings) -> Finding {
+    if s.in_recovery {
+        return amiss("This is a standby: nothing is handed over here.");
+    }
+    match s.wal_level.as_str() {
+        "minimal" => amiss("wal_level is minimal: the log can't be replayed to a point before the cutover."),
+        level => fine(format!("wal_level is {level}: the cutover names a restore point.")),
+    }
+}
+
+fn archive(s: &Surroundings) -> Finding {
+    if s.archive_mode == "off" {
+        return amiss("archive_mode is off: the restore point can be reached only by a backup tool that streams.");
+    }
+    let Some(archived) = &s.archived else { return amiss("Nothing has been archived yet.") };
+    let waiting = count(usize::try_from(s.archive_waits).unwrap_or_default(), "segment");
+    let told = format!("The last archived segment is {archived}; {waiting} wait.");
+    match (s.archive_fails, s.archive_waits) {
+        (true, _) => amiss(format!("{told} The last attempt failed.")),
+        // One or two are on their way on any busy server.
+        (false, 3..) => amiss(told),
+        (false, _) => fine(told),
+    }
+}
+
+fn replication(s: &Surroundings) -> Finding {
+    if s.commits_hang {
+        return amiss(
+            "Commits wait for a standby that isn't there (synchronous_standby_names): so would the cutover, with the \
+             tenant's writers.",
+        );
+    }
+    let told: Vec<String> = s.standbys.iter().map(|standby| standby.told.clone()).collect();
+    let told = match told.as_slice() {
+        [] => "No standby is connected.".to_owned(),
+        told => format!("{}.", first(told, "; ")),
+    };
+    if !s.idle_slots.is_empty() {
+        return amiss(format!("{told} Nobody reads replication slots {}.", first(&s.idle_slots, ", ")));
+    }
+    if s.standbys.iter().all(|standby| standby.keeps_up) { fine(told) } else { amiss(told) }
+}
+
+fn refusals(s: &Surroundings) -> Finding {
+    match s.refusals.as_slice() {
+        [] => fine("Nothing but its owner was in the receiver's way in the last hour."),
+        refusals => amiss(format!(
+            "In the last hour these stood in the receiver's way, and still would: {}.",
+            first(refusals, ", ")
+        )),
+    }
+}
+
+fn freeze(s: &Surroundings) -> Finding {
+    match &s.freeze {
+        None => fine("The tenant is not frozen."),
+        Some(reason) => {
+            amiss(format!("The tenant is frozen ({reason}), and stays so: the receiver can't write it either."))
+        }
+    }
+}
