@@ -16,6 +16,8 @@ COMMENT ON TABLE holdfast.policy_change IS 'Every change of the policy tables: b
 COMMENT ON TABLE holdfast.event IS 'Every refusal and would-be refusal, and what is done in break-glass';
 COMMENT ON TABLE holdfast.event_overflow IS 'Events whose day has no partition';
 COMMENT ON TABLE holdfast.event_hour IS 'Events counted by hour, backend, rule, table and tenant';
+COMMENT ON TABLE holdfast.wave IS 'Tenants that move together: how they are watched, and where they stand';
+COMMENT ON TABLE holdfast.wave_tenant IS 'The tenants of each wave, and what became of them';
 
 COMMENT ON VIEW holdfast.status IS 'Where the migration stands, a line each';
 COMMENT ON VIEW holdfast.stats IS 'How often each rule was asked, and what came of it, since the server started';
@@ -30,6 +32,11 @@ COMMENT ON VIEW holdfast.coverage IS 'Every table, whose rows it holds, and whet
 COMMENT ON VIEW holdfast.policy_log IS 'Who changed the policy, handed tenants over or broke the glass, newest first';
 COMMENT ON VIEW holdfast.blocked_writes IS 'Every refusal and would-be refusal, and what is done in break-glass, newest first';
 COMMENT ON VIEW holdfast.blocked_summary IS 'Refusals and would-be refusals, counted by hour, backend, rule, table and tenant';
+COMMENT ON VIEW holdfast.waves IS 'Waves in their order, where each stands, and what comes next';
+COMMENT ON VIEW holdfast.wave_progress IS 'How far each wave is, in numbers';
+COMMENT ON VIEW holdfast.wave_tenants IS 'The tenants of each wave in their order, and what became of them';
+COMMENT ON VIEW holdfast.wave_limits IS 'How each wave is run and watched, by the parameters of add_wave';
+COMMENT ON VIEW holdfast.wave_refusals IS 'Refusals of the new owner''s clients that count for each wave; tenant null: nobody can tell it';
 
 COMMENT ON FUNCTION holdfast.begin_migration IS 'Registers both backends and begins to observe; legacy owns every tenant';
 COMMENT ON FUNCTION holdfast.add_backend IS 'Registers a backend; trust is proven, unproven or retired';
@@ -57,6 +64,15 @@ COMMENT ON FUNCTION holdfast.cutover IS 'Hands a tenant to another backend; writ
 COMMENT ON FUNCTION holdfast.rollback_cutover IS 'Hands a tenant back to the backend that owned it before';
 COMMENT ON FUNCTION holdfast.freeze IS 'Stops all writes to a tenant, until a time or until it is unfrozen';
 COMMENT ON FUNCTION holdfast.unfreeze IS 'Ends a freeze';
+COMMENT ON FUNCTION holdfast.add_wave IS 'Plans to move tenants together; returns how many';
+COMMENT ON FUNCTION holdfast.drop_wave IS 'Forgets a wave that hasn''t begun or is over';
+COMMENT ON FUNCTION holdfast.skip_tenant IS 'Leaves a tenant that hasn''t moved out of its wave';
+COMMENT ON FUNCTION holdfast.resume_wave IS 'Lets a halted wave go on; what clients did wrong before doesn''t count any more';
+COMMENT ON FUNCTION holdfast.abort_wave IS 'Ends a wave; its tenants stay where they are';
+COMMENT ON PROCEDURE holdfast.run_wave IS 'Moves the tenants of a wave, a transaction each';
+COMMENT ON FUNCTION holdfast.wave_begin IS 'Begins a CALL of run_wave';
+COMMENT ON FUNCTION holdfast.wave_step IS 'Moves the next tenant, for run_wave; whether there may be another';
+COMMENT ON FUNCTION holdfast.watch_waves IS 'Looks after waves, for the worker; microseconds until it should look again';
 COMMENT ON FUNCTION holdfast.cascade_preview IS 'What a DELETE would take with it through foreign keys';
 COMMENT ON FUNCTION holdfast.flush_events IS 'Waits until the events queued now are committed; returns how many';
 COMMENT ON FUNCTION holdfast.prune_events IS 'Removes events older than that; returns how many refusals they stood for';
@@ -79,7 +95,7 @@ COMMENT ON FUNCTION holdfast.policy_changed IS 'Makes every session read the pol
 
 -- Nothing that changes policy can be called by PUBLIC. Four functions can: applications and routers need them.
 
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA holdfast FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA holdfast FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA holdfast FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA holdfast TO PUBLIC;

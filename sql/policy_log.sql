@@ -32,7 +32,7 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'holdfast_log_policy_change';
 DO $$
 DECLARE logged text;
 BEGIN
-    FOREACH logged IN ARRAY '{migration,backend,mode_override,identity,classified_table,write_permission,backend_limit,ownership}'::text[] LOOP
+    FOREACH logged IN ARRAY '{migration,backend,mode_override,identity,classified_table,write_permission,backend_limit,ownership,wave}'::text[] LOOP
         EXECUTE format(
             'CREATE TRIGGER policy_logged AFTER INSERT OR UPDATE OR DELETE ON holdfast.%I '
             'FOR EACH ROW EXECUTE FUNCTION holdfast.log_policy_change()', logged);
@@ -67,13 +67,14 @@ WITH change AS (
                 pg_catalog.jsonb_object_agg(key, n.value) FILTER (WHERE n.value <> 'null')]
             FROM pg_catalog.jsonb_each(c.old) AS o FULL JOIN pg_catalog.jsonb_each(c.new) AS n USING (key)
             WHERE o.value IS DISTINCT FROM n.value
-              AND key NOT IN ('singleton', 'classified_oid', 'classified_at', 'added_at', 'changed_at', 'changed_by')
+              AND key NOT IN ('singleton', 'classified_oid', 'classified_at', 'added_at', 'started_at', 'changed_at', 'changed_by')
               AND NOT (c.subject = 'break_glass' AND key = 'backend')
         ) AS difference
     FROM holdfast.policy_change c
 )
 SELECT at, changed_by, what, object, old, new, set_role, application_name, client_addr, query FROM (
     SELECT at, changed_by,
+        CASE WHEN subject = 'wave' AND old ->> 'state' <> new ->> 'state' THEN 'wave ' || (new ->> 'state') ELSE
         CASE subject WHEN 'migration' THEN CASE WHEN old ->> 'mode' <> new ->> 'mode' THEN 'mode' ELSE subject END
             WHEN 'mode_override' THEN 'mode' WHEN 'classified_table' THEN 'table'
             WHEN 'write_permission' THEN 'permission' WHEN 'backend_limit' THEN 'limits' WHEN 'ownership' THEN 'tenant'
@@ -82,7 +83,7 @@ SELECT at, changed_by, what, object, old, new, set_role, application_name, clien
             ELSE subject END || ' ' ||
         CASE action WHEN 'insert' THEN 'added' WHEN 'update' THEN 'changed' WHEN 'grant' THEN 'granted'
             WHEN 'begin' THEN 'begun' WHEN 'end' THEN 'ended' ELSE 'removed' END
-            AS what,
+            END AS what,
         CASE subject
             WHEN 'identity' THEN pg_catalog.format('%s (%s)', row ->> 'backend', row ->> 'id')
             WHEN 'mode_override' THEN pg_catalog.concat_ws(', ', row ->> 'backend', row ->> 'rule')
@@ -90,6 +91,7 @@ SELECT at, changed_by, what, object, old, new, set_role, application_name, clien
             WHEN 'write_permission'
                 THEN pg_catalog.format('%s: %s on %s', row ->> 'backend', row ->> 'command', row ->> 'relation')
             WHEN 'access' THEN row ->> 'role'
+            WHEN 'wave' THEN row ->> 'wave'
             ELSE coalesce(row ->> 'tenant', row ->> 'backend') END AS object,
         difference[1] AS old, difference[2] AS new, set_role, application_name, client_addr, query, id
     FROM change

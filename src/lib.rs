@@ -17,7 +17,8 @@ pub mod report;
 pgrx::pg_module_magic!();
 
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
-pgrx::extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/waves.sql", name = "waves", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["waves"]);
 pgrx::extension_sql_file!(
     "../sql/views.sql",
     name = "views",

@@ -8,13 +8,13 @@ use super::{execute, fetch, required};
 use crate::pg::policy_log;
 use crate::pg::report::error;
 
-/// Lets a role call every function of this schema and read every view.
+/// Lets a role call every function and procedure of this schema and read every view.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn grant_operator(role: Option<&str>) {
     let role = existing(role);
     execute(&format!("GRANT USAGE ON SCHEMA holdfast TO {role}"), &[]);
-    execute(&format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA holdfast TO {role}"), &[]);
+    execute(&format!("GRANT EXECUTE ON ALL ROUTINES IN SCHEMA holdfast TO {role}"), &[]);
     grant_views(&role);
     policy_log::note("access", "grant", &json!({ "role": role, "as": "operator" }));
 }

@@ -26,6 +26,7 @@ mod readiness;
 mod report;
 mod stats;
 mod surface;
+mod waves;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::SpiTupleTable;

@@ -16,6 +16,7 @@ use crate::policy::set::PolicySet;
 use crate::policy::surface::Permission;
 use crate::policy::tenant::TenantKey;
 use crate::policy::token::PublicKey;
+use crate::policy::waves::State;
 
 /// The extension's tables in this database.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +29,7 @@ pub struct Catalog {
     classified_table: pg_sys::Oid,
     write_permission: pg_sys::Oid,
     backend_limit: pg_sys::Oid,
+    wave: pg_sys::Oid,
     ownership: pg_sys::Oid,
     ownership_key: pg_sys::Oid,
     /// The schema that holds them.
@@ -92,6 +94,7 @@ impl Catalog {
             classified_table: relation(c"classified_table"),
             write_permission: relation(c"write_permission"),
             backend_limit: relation(c"backend_limit"),
+            wave: relation(c"wave"),
             ownership: relation(c"ownership"),
             ownership_key: relation(c"ownership_pkey"),
             schema,
@@ -107,7 +110,7 @@ impl Catalog {
     }
 
     /// The tables that make up the policy, but for ownership.
-    pub fn policy_tables(&self) -> [pg_sys::Oid; 8] {
+    pub fn policy_tables(&self) -> [pg_sys::Oid; 9] {
         [
             self.migration,
             self.backend,
@@ -117,6 +120,7 @@ impl Catalog {
             self.classified_table,
             self.write_permission,
             self.backend_limit,
+            self.wave,
         ]
     }
 
@@ -219,6 +223,7 @@ impl Catalog {
             };
             policy.limits.push((backend, limits));
         });
+        scan(self.wave, |row| policy.waves_watched |= row.parsed(3).is_some_and(State::is_watched));
         policy
     }
 

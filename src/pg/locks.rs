@@ -24,6 +24,9 @@ pub const ALL_CLASS: u16 = 0x4847;
 /// The fourth field of the tag of the lock on moves of parents.
 pub const MOVES_CLASS: u16 = 0x4848;
 
+/// The fourth field of the tag of the places that CALLs of run_wave have.
+pub const WAVE_CLASS: u16 = 0x4849;
+
 /// Writers share.
 const SHARE: pg_sys::LOCKMODE = pg_sys::ShareLock as pg_sys::LOCKMODE;
 /// Held by a cutover on its tenant: conflicts with writers and with other cutovers of that tenant.
@@ -70,6 +73,11 @@ impl Tag {
     /// Of the commits that move parents.
     pub fn moves() -> Tag {
         Tag::new(0, 0, MOVES_CLASS)
+    }
+
+    /// Of a place among those that run a wave.
+    pub fn wave(wave: u32, place: u32) -> Tag {
+        Tag::new(wave, place, WAVE_CLASS)
     }
 
     fn new(field2: u32, field3: u32, class: u16) -> Tag {

@@ -22,6 +22,23 @@ impl Row {
         }
     }
 
+    /// How many columns there are.
+    pub fn columns(&self) -> usize {
+        // SAFETY: the descriptor of a row that SPI holds.
+        usize::try_from(unsafe { (*self.descriptor).natts }).unwrap_or(0)
+    }
+
+    /// A column of any type, as its type writes it.
+    pub fn spelled(&self, column: usize) -> Option<String> {
+        let number = i32::try_from(column + 1).ok()?;
+        // SAFETY: a row that SPI holds while it is looked at; the result is a C string of the current memory context, or
+        // null.
+        unsafe {
+            let text = pg_sys::SPI_getvalue(self.tuple, self.descriptor, number);
+            (!text.is_null()).then(|| super::session::text(text))
+        }
+    }
+
     /// A column of type text.
     pub fn text(&self, column: usize) -> String {
         self.get(column).unwrap_or_default()

@@ -14,7 +14,7 @@ use pgrx::{Inet, direct_function_call, pg_sys};
 
 use super::catalog::{Catalog, Classification, Installation};
 use super::stats::{self, Counts};
-use super::{compat, credential, end_date, gucs, invalidation, reading};
+use super::{audit, compat, credential, end_date, gucs, invalidation, reading};
 use crate::policy::identity::{Claims, Identity, Login};
 use crate::policy::limits::Limits;
 use crate::policy::set::PolicySet;
@@ -182,6 +182,12 @@ pub fn is_operating() -> bool {
     STATE.with(|s| s.operating.get())
 }
 
+/// Whether more statements belong to this transaction than the one that runs.
+pub fn is_in_transaction_block() -> bool {
+    // SAFETY: has no precondition.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
+
 /// An apply worker: an error there stops replication for ever, so it is observed and never refused.
 pub fn only_observed() -> bool {
     // SAFETY: reads a global of the process.
@@ -249,6 +255,7 @@ fn policy(catalog: &Catalog) -> Rc<Policy> {
         // A change that was committed while we read makes what we read a mixture.
         if invalidation::policy_generation() == before {
             STATE.with(|s| *s.policy.borrow_mut() = Some(policy.clone()));
+            audit::schedule::announce(policy.set.waves_watched);
             return policy;
         }
     }

@@ -27,6 +27,7 @@
 //! | [`query_text`] | what an event keeps of a statement |
 //! | [`flood`] | which events are counted in a row that is there |
 //! | [`setting`] | which settings a backend may not loosen |
+//! | [`waves`] | what state of a wave follows which, and when it must stop |
 //! | [`set`] | all of a database's policy, as one value |
 
 pub mod backend;
@@ -56,3 +57,4 @@ pub mod surface;
 pub mod tampering;
 pub mod tenant;
 pub mod token;
+pub mod waves;

@@ -29,6 +29,8 @@ pub struct PolicySet {
     pub permissions: Vec<Permission>,
     /// The limits that were set, by backend.
     pub limits: Vec<(String, Limits)>,
+    /// Whether there are waves that the worker must look after.
+    pub waves_watched: bool,
 }
 
 /// What to do about a refusal.

@@ -13,7 +13,7 @@ use super::memory::{self, Complaint, Uninterrupted};
 use super::spool::{self, TakenFile};
 use super::store::{self, Row};
 use super::workers::{self, Doubt, Taken};
-use super::{days, ledger, queue, retention};
+use super::{days, ledger, queue, retention, schedule, watch};
 use crate::pg::{compat, locks, report, session};
 use crate::policy::events::Event;
 use crate::policy::spool::{self as format, Batch, Contents, Record};
@@ -123,7 +123,7 @@ impl Worker {
                     Err(Stop::Elsewhere) => return,
                 }
             }
-            if retention::step() {
+            if watch::step(self.identity.database) || retention::step() {
                 continue;
             }
             let left = LINGER.saturating_sub(last.elapsed());
@@ -302,6 +302,7 @@ impl Worker {
             Err(Stop::Failure(_)) => Stored::NoTable,
             stored => stored?,
         };
+        schedule::hurry(self.identity.database);
         match stored {
             Stored::Yes => self.caution = self.caution.saturating_sub(1),
             Stored::NoTable | Stored::Rejected => give_to_log(records),

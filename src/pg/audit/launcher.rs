@@ -14,7 +14,7 @@ use pgrx::{IntoDatum, pg_guard, pg_sys};
 
 use super::memory::Complaint;
 use super::workers::{self, Wanted, Worker};
-use super::{drain, queue, spool};
+use super::{drain, queue, schedule, spool};
 use crate::pg::compat;
 
 /// How often the launcher looks after workers that run, whose end nobody tells it: the postmaster's signal is ignored in a
@@ -58,12 +58,14 @@ pub extern "C-unwind" fn holdfast_launcher_main(_argument: pg_sys::Datum) {
     let mut running = Running::new();
     loop {
         reap(&mut running);
-        for wanted in workers::claim_undrained(&spool::databases()) {
+        for wanted in workers::claim_undrained(&[spool::databases(), schedule::due()].concat()) {
             look_after(wanted, &mut running);
         }
         let idle = if workers::drains().is_empty() { IDLE } else { WATCH };
         let retry = workers::next_retry().map(|us| Duration::from_micros(us.unsigned_abs()));
-        let pause = retry.map_or(idle, |retry| retry.min(idle)).max(Duration::from_millis(1));
+        // A worker that runs looks by itself.
+        let scheduled = schedule::next().map(|us| Duration::from_micros(us.unsigned_abs()).max(WATCH));
+        let pause = [retry, scheduled].into_iter().flatten().fold(idle, Duration::min).max(Duration::from_millis(1));
         if !BackgroundWorker::wait_latch(Some(pause)) {
             break;
         }
@@ -116,14 +118,19 @@ fn is_worker_of(worker: Worker, pid: i32) -> bool {
 fn look_after(wanted: Wanted, running: &mut Running) {
     let Wanted { worker, cautious } = wanted;
     let database = worker.database;
-    if cautious && !is_there(database) {
+    // One that is only scheduled may be gone for long.
+    if !is_there(database) {
         let events = workers::forget(worker);
+        schedule::forget(database);
         if let Err(error) = spool::remove(database) {
             pgrx::log!("holdfast: the spool of a dropped database could not be removed: {error}");
         }
-        pgrx::log!("holdfast: database {} is gone, and with it {events} events for it", database.to_u32());
+        if events > 0 {
+            pgrx::log!("holdfast: database {} is gone, and with it {events} events for it", database.to_u32());
+        }
         return;
     }
+    schedule::postpone(database);
     if cautious {
         // The worker may fail again, and who waits has waited once.
         to_spool(database);

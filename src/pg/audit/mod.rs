@@ -12,8 +12,10 @@ mod memory;
 mod prepared;
 mod queue;
 pub mod retention;
+pub mod schedule;
 mod spool;
 mod store;
+mod watch;
 mod workers;
 
 use std::ptr;
@@ -37,6 +39,7 @@ use crate::policy::set::Verdict;
 /// Reserves shared memory and starts the launcher with the server. Called once, from `_PG_init`.
 pub fn install() {
     memory::install();
+    schedule::install();
     launcher::install();
 }
 

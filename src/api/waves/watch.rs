@@ -1,0 +1,180 @@
+//! The worker's part: what clients of moved tenants do wrong, and what is done about it. Each call does one thing, so that no
+//! transaction has more than one tenant's lock.
+
+use pgrx::{JsonB, pg_extern, search_path};
+use serde::Deserialize;
+
+use super::super::internal;
+use super::{Problem, attempt, execute, fetch, tell};
+use crate::policy::waves::{OnViolation, Outlook, State, Watched, Wrongs, watch};
+
+/// At once, or as long as it takes a tenant's writers to end their transactions; in microseconds.
+const NOW: i64 = 0;
+const SOON: i64 = 1_000_000;
+
+/// Where no event says so, what is counted elsewhere is looked at so often.
+const ROUND: i64 = 60_000_000;
+
+/// A wave that is watched, its row locked. Whose row somebody else has is left for later.
+const WATCHED: &str = "
+SELECT pg_catalog.jsonb_build_object(
+    'id', w.id, 'wave', w.wave, 'state', w.state, 'on_violation', w.on_violation, 'max_refusals', w.max_refusals,
+    'max_invariant_violations', w.max_invariant_violations, 'max_parity_mismatches', w.max_parity_mismatches,
+    'soak_left', CASE WHEN w.state = 'soaking'
+        THEN (EXTRACT(epoch FROM w.soaks_until - pg_catalog.clock_timestamp()) * 1000000)::bigint END,
+    'rest', w.stage = 'canaries' AND EXISTS (
+        SELECT FROM holdfast.wave_tenant t WHERE t.wave_id = w.id AND t.state = 'waiting'))
+FROM holdfast.wave w WHERE w.state IN ('moving', 'soaking', 'halting') AND w.id > $1
+ORDER BY w.id LIMIT 1 FOR UPDATE OF w SKIP LOCKED";
+
+/// What the clients of its tenants did wrong, by tenant. Invariants and parity join here.
+const WRONGS: &str = "
+SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(r.tenant, r.refusals) ORDER BY t.position), '[]')
+FROM holdfast.wave_refusals r LEFT JOIN holdfast.wave_tenant t ON t.wave_id = $1 AND t.tenant = r.tenant
+WHERE r.wave = $2 AND (r.tenant IS NULL OR t.state = 'moved') AND r.refusals > 0";
+
+#[derive(Deserialize)]
+struct Row {
+    id: i32,
+    wave: String,
+    state: String,
+    on_violation: String,
+    max_refusals: i64,
+    max_invariant_violations: i64,
+    max_parity_mismatches: i64,
+    soak_left: Option<i64>,
+    rest: bool,
+}
+
+/// Looks after the waves that are watched. Returns in how many microseconds to call it again, NULL when nothing is
+/// watched.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn watch_waves() -> Option<i64> {
+    let mut next: Option<i64> = None;
+    let mut after = 0;
+    while let Some(row) = fetch::<JsonB>(WATCHED, &[after.into()]) {
+        let row: Row = match serde_json::from_value(row.0) {
+            Ok(row) => row,
+            Err(_) => internal(pgrx::spi::Error::InvalidPosition),
+        };
+        after = row.id;
+        let look = if row.state == State::Halting.as_str() { deal_with_one(&row) } else { look_at(&row) };
+        if look == NOW {
+            return Some(NOW);
+        }
+        next = Some(next.map_or(look, |next| next.min(look)));
+    }
+    let busy = "SELECT pg_catalog.count(*) FROM holdfast.wave WHERE state IN ('moving', 'soaking', 'halting')";
+    let watched = fetch::<i64>(busy, &[]).unwrap_or(0) > 0;
+    next.or(watched.then_some(SOON))
+}
+
+/// Whether the wave may go on.
+fn look_at(row: &Row) -> i64 {
+    let wrongs = fetch::<JsonB>(WRONGS, &[row.id.into(), row.wave.as_str().into()]);
+    let wrongs: Vec<(Option<String>, i64)> =
+        wrongs.and_then(|json| serde_json::from_value(json.0).ok()).unwrap_or_default();
+    let watched: Vec<Watched> = wrongs
+        .into_iter()
+        .map(|(tenant, refusals)| Watched { tenant, wrongs: Wrongs { refusals, ..Wrongs::default() } })
+        .collect();
+    let limits = Wrongs {
+        refusals: row.max_refusals,
+        invariant_violations: row.max_invariant_violations,
+        parity_mismatches: row.max_parity_mismatches,
+    };
+    match watch(&limits, &watched, row.soak_left, row.rest, 0) {
+        Outlook::GoOn(left) => left.map_or(ROUND, |left| left.clamp(1, ROUND)),
+        Outlook::Pass => {
+            execute(
+                "UPDATE holdfast.wave SET state = 'passed', soaks_until = NULL, ended_at = pg_catalog.clock_timestamp()
+                 WHERE id = $1",
+                &[row.id.into()],
+            );
+            tell(&row.wave, State::Passed, None);
+            NOW
+        }
+        Outlook::MoveRest => {
+            execute(
+                "UPDATE holdfast.wave SET state = 'moving', stage = 'all', soaks_until = NULL WHERE id = $1",
+                &[row.id.into()],
+            );
+            tell(&row.wave, State::Moving, None);
+            NOW
+        }
+        Outlook::Halt { reason, offenders } => {
+            halt(row, &reason, offenders);
+            NOW
+        }
+    }
+}
+
+/// Stops the wave, and names those that are to be dealt with.
+fn halt(row: &Row, reason: &str, offenders: Vec<(String, String)>) {
+    let (tenants, problems): (Vec<String>, Vec<String>) = offenders.into_iter().unzip();
+    execute(
+        "UPDATE holdfast.wave_tenant t SET state = 'offending', problem = o.problem, tries = 0, tried_at = NULL
+         FROM ROWS FROM (pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::text[])) AS o (tenant, problem)
+         WHERE t.wave_id = $1 AND t.tenant = o.tenant",
+        &[row.id.into(), tenants.into(), problems.into()],
+    );
+    execute(
+        "UPDATE holdfast.wave SET state = 'halting', reason = $2, soaks_until = NULL WHERE id = $1",
+        &[row.id.into(), reason.into()],
+    );
+    tell(&row.wave, State::Halting, Some(reason));
+}
+
+/// Freezes the next offending tenant of a wave, or hands it back. When there is none any more, the wave is halted.
+fn deal_with_one(row: &Row) -> i64 {
+    let next = "SELECT t.tenant FROM holdfast.wave_tenant t WHERE t.wave_id = $1 AND t.state = 'offending'
+                ORDER BY t.tried_at NULLS FIRST, t.position LIMIT 1";
+    let Some(tenant) = fetch::<String>(next, &[row.id.into()]) else {
+        execute("UPDATE holdfast.wave SET state = 'halted' WHERE id = $1", &[row.id.into()]);
+        tell(&row.wave, State::Halted, None);
+        return NOW;
+    };
+    let back = row.on_violation.parse() == Ok(OnViolation::Rollback);
+    let dealt_with = attempt(|| {
+        if back {
+            let sql = "SELECT epoch FROM holdfast.rollback_cutover($1)";
+            fetch::<i64>(sql, &[tenant.as_str().into()]);
+        } else {
+            freeze(row, &tenant);
+        }
+    });
+    let tried = match &dealt_with {
+        Ok(()) => None,
+        Err(Problem { message, detail }) => Some(match detail {
+            Some(detail) => format!("{message}: {detail}"),
+            None => message.clone(),
+        }),
+    };
+    execute(
+        "UPDATE holdfast.wave_tenant SET tried_at = pg_catalog.clock_timestamp(), tries = tries + 1,
+             state = CASE WHEN $3 IS NOT NULL THEN state WHEN $4 THEN 'returned' ELSE 'frozen' END
+         WHERE wave_id = $1 AND tenant = $2",
+        &[row.id.into(), tenant.as_str().into(), tried.as_deref().into(), back.into()],
+    );
+    match tried {
+        None => NOW,
+        Some(why) => {
+            pgrx::log!("holdfast: wave \"{}\": tenant \"{tenant}\" can't be stopped yet: {why}", row.wave);
+            SOON
+        }
+    }
+}
+
+/// Somebody may have frozen it already.
+fn freeze(row: &Row, tenant: &str) {
+    let frozen = "SELECT EXISTS (SELECT FROM holdfast.ownership WHERE tenant = $1 AND freeze_reason IS NOT NULL
+                      AND (frozen_until IS NULL OR frozen_until > pg_catalog.clock_timestamp()))";
+    if fetch::<bool>(frozen, &[tenant.into()]) == Some(true) {
+        return;
+    }
+    let problem = "SELECT problem FROM holdfast.wave_tenant WHERE wave_id = $1 AND tenant = $2";
+    let problem = fetch::<String>(problem, &[row.id.into(), tenant.into()]).unwrap_or_default();
+    let reason = format!("wave \"{}\" was halted: {problem}", row.wave);
+    execute("SELECT holdfast.freeze($1, $2)", &[tenant.into(), reason.into()]);
+}
