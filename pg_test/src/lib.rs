@@ -3,7 +3,7 @@
 //! - [`setup`] finds or installs what is missing, builds the extension, makes a private installation
 //! - [`cluster`], [`database`], [`client`], [`pending`]: clusters, databases and sessions for tests
 //! - [`server`], [`launcher`], [`lifecycle`], [`account`]: processes, and that none is left behind
-//! - [`suite`] the tests over real connections; [`regress`] the server's own runners; [`policy`]
+//! - [`suite`] the tests over real connections; [`regress`] the server's own runners; [`policy`] what needs no server
 //! - [`core_regression`] PostgreSQL's own suite, without holdfast and with it
 //! - [`fuzz`] random statements of the rebuilt login
 //! - [`demo`] the main job on real traffic

@@ -1,4 +1,7 @@
-//! The pure layer's tests: `cargo test --lib` of the extension, which needs no server.
+//! What cargo tests without a server: the pure layer (`cargo test --lib` of the extension) and the model of the ownership
+//! protocol (`cargo test` of its package).
+
+use std::process::Command;
 
 use anyhow::{Result, bail};
 
@@ -7,7 +10,7 @@ use crate::setup::Postgres;
 use crate::suite::Counts;
 use crate::ui::Ui;
 
-/// Runs them, in the same build environment as the package; prints cargo's words on a failure.
+/// Runs the pure layer's tests, in the same build environment as the package; prints cargo's words on a failure.
 pub fn run(postgres: &Postgres, filter: Option<&str>, ui: &Ui) -> Result<Counts> {
     let environment = postgres.build_environment();
     let mut test = environment.cargo();
@@ -15,15 +18,33 @@ pub fn run(postgres: &Postgres, filter: Option<&str>, ui: &Ui) -> Result<Counts>
     if let Some(filter) = filter {
         test.args(["--", filter]);
     }
-    let finished = ui.step("Testing the policy layer", |step| run_noting(test, step))?;
+    Ok(run_tests(test, "Testing the policy layer", ui)?.0)
+}
+
+/// Checks the model, unless a filter names something else; prints how many states it has.
+pub fn run_model(postgres: &Postgres, filter: Option<&str>, ui: &Ui) -> Result<Counts> {
+    if filter.is_some_and(|filter| !filter.starts_with("model")) {
+        return Ok(Counts::default());
+    }
+    let mut test = postgres.build_environment().cargo();
+    test.args(["test", "--package", "ownership_model", "--test", "ownership", "--", "--nocapture", "--test-threads=1"]);
+    let (counts, output) = run_tests(test, "Checking the model of the ownership protocol", ui)?;
+    for line in output.lines().filter_map(|line| line.split_once("model: ")) {
+        println!("    {}", line.1);
+    }
+    Ok(counts)
+}
+
+fn run_tests(test: Command, what: &str, ui: &Ui) -> Result<(Counts, String)> {
+    let finished = ui.step(what, |step| run_noting(test, step))?;
     let counts = count(&finished.output);
     if !finished.status.success() {
         println!("{}", finished.output.trim_end());
         if counts.failed == 0 {
-            bail!("the policy layer's tests didn't run ({})", finished.status);
+            bail!("{what}: the tests didn't run ({})", finished.status);
         }
     }
-    Ok(counts)
+    Ok((counts, finished.output))
 }
 
 /// Sums up lines such as `test result: ok. 12 passed; 0 failed; 1 ignored; …`.

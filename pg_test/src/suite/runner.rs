@@ -72,6 +72,8 @@ pub fn verify(postgres: &Postgres, selection: &Selection, ui: &Ui) -> Result<Cou
     let tally = Tally::default();
     let policy = policy::run(postgres, selection.filter.as_deref(), ui)?;
     lock(&tally).insert("policy", policy);
+    let model = policy::run_model(postgres, selection.filter.as_deref(), ui)?;
+    lock(&tally).insert("model", model);
 
     provide_programs(&programs(selection), ui);
     let bench = Bench::on(postgres);
