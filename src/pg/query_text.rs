@@ -9,6 +9,7 @@ use pgrx::{PgMemoryContexts, PgTryBuilder, pg_sys};
 use super::compat;
 use super::gucs::{self, AuditQuery};
 use crate::policy::query_text::{self, End, LONGEST, Scan, Token};
+use crate::policy::redaction;
 
 /// How much of a statement is looked at, in bytes. No event keeps as much; a literal may be longer than that.
 const WINDOW: usize = 256 * 1024;
@@ -28,9 +29,11 @@ pub fn of_client() -> Option<String> {
     match gucs::audit_query() {
         AuditQuery::none => None,
         AuditQuery::full => {
-            let text = beginning(statement, FULL);
-            let cut = if text.len() < statement.len() { "…" } else { "" };
-            Some(format!("{text}{cut}"))
+            let text = beginning(statement, WINDOW);
+            let text = redacted(&text, text.len() == statement.len());
+            let kept = beginning(text.as_bytes(), FULL);
+            let cut = if kept.len() < text.len() || statement.len() > WINDOW { "…" } else { "" };
+            Some(format!("{kept}{cut}"))
         }
         AuditQuery::normalized => {
             let text = beginning(statement, WINDOW);
@@ -49,12 +52,21 @@ fn beginning(text: &[u8], most: usize) -> Cow<'_, str> {
 }
 
 fn normalized(text: &str, whole: bool) -> Option<String> {
+    query_text::normalized(text, &scans(text), whole)
+}
+
+fn redacted(text: &str, whole: bool) -> Cow<'_, str> {
+    let scans = if redaction::needs_scan(text) { scans(text) } else { Vec::new() };
+    redaction::redacted(text, &scans, whole)
+}
+
+fn scans(text: &str) -> Vec<Scan> {
     let mut scans = vec![scan(text, true)];
     // The setting may have changed since the server read the text, even within it.
     if text.contains('\\') {
         scans.push(scan(text, false));
     }
-    query_text::normalized(text, &scans, whole)
+    scans
 }
 
 fn scan(text: &str, standard_strings: bool) -> Scan {

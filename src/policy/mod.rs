@@ -25,6 +25,7 @@
 //! | [`rules`] | the name, SQLSTATE and wording of every refusal |
 //! | [`events`] | what is recorded of a refusal |
 //! | [`query_text`] | what an event keeps of a statement |
+//! | [`redaction`] | what none keeps of it: tokens |
 //! | [`flood`] | which events are counted in a row that is there |
 //! | [`setting`] | which settings a backend may not loosen |
 //! | [`waves`] | what state of a wave follows which, and when it must stop |
@@ -47,6 +48,7 @@ pub mod mode;
 pub mod ownership;
 pub mod query_text;
 pub mod readiness;
+pub mod redaction;
 pub mod rules;
 pub mod schema;
 pub mod set;

@@ -35,6 +35,11 @@ impl Token {
         of.get(self.start..self.end).unwrap_or_default()
     }
 
+    /// Whether it is a string or a number.
+    pub fn is_literal(self, of: &str) -> bool {
+        self.kind(of) == Kind::Literal
+    }
+
     /// By its first characters, which are the same in every version, as the scanner's numbers needn't be.
     fn kind(self, of: &str) -> Kind {
         let text = self.text(of).as_bytes();

@@ -5,6 +5,9 @@ mod build;
 mod install;
 mod locate;
 mod packages;
+pub mod poolers;
+mod programs;
+mod repositories;
 mod source;
 mod tools;
 mod wheel;
@@ -19,7 +22,7 @@ pub use assertions::provide_with_assertions;
 pub use build::{BuildEnvironment, workspace};
 pub use install::Postgres;
 pub use locate::{PREFERENCE, Server, on_path};
-pub use packages::provide_programs;
+pub use programs::{Program, provide_programs, python_with_jwt};
 pub use source::provide_source;
 
 /// Finds or installs what is missing, builds the extension and makes a private installation.

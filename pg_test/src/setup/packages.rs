@@ -1,6 +1,5 @@
 //! Debian packages: what is missing is installed, without touching what runs on the machine.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -174,17 +173,9 @@ fn install_neighbours(apt: &Apt, major: u16, ui: &Ui) {
     }
 }
 
-/// Programs that some tests want, each named like its package. Where one can't be had they are skipped.
-pub fn provide_programs(programs: &BTreeSet<&str>, ui: &Ui) {
-    for program in programs {
-        if on_path(program).is_some() {
-            continue;
-        }
-        let installed = install(Apt::available().as_ref(), &[(*program).to_owned()], ui);
-        if let Err(error) = installed {
-            ui.say(&format!("tests with {program} will be skipped: {error:#}"));
-        }
-    }
+/// Installs a package that tests can do without.
+pub(super) fn install_optional(package: &str, ui: &Ui) -> Result<()> {
+    install(Apt::available().as_ref(), &[package.to_owned()], ui)
 }
 
 fn command_to_type(packages: &[String]) -> String {

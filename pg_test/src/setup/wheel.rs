@@ -61,7 +61,8 @@ pub fn has_pip() -> bool {
     run(ask).is_ok_and(|finished| finished.status.success())
 }
 
-fn pip() -> Command {
+/// pip, of the Python that is on PATH.
+pub(super) fn pip() -> Command {
     let mut command = Command::new("python3");
     clean_environment(&mut command);
     command.args(["-m", "pip"]);

@@ -1,6 +1,6 @@
 //! README.md says what is so: its examples run, and its reference names what there is.
 
-mod readme;
+pub(super) mod readme;
 mod signature;
 
 use std::collections::{BTreeMap, BTreeSet};

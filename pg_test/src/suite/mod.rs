@@ -49,6 +49,7 @@ mod legacy;
 mod limits;
 mod logical;
 mod metrics;
+mod minting;
 mod modes;
 mod no_loss;
 mod passes;
@@ -82,6 +83,7 @@ mod surface;
 mod tamper_commands;
 mod tampering;
 mod tenant_types;
+mod token_traces;
 mod tokens;
 mod two_backends;
 mod unfiltered;
@@ -91,6 +93,7 @@ mod worker;
 use anyhow::Result;
 
 use crate::cluster::{Cluster, ClusterOptions};
+use crate::setup::Program;
 
 pub use runner::{Counts, Selection, list, verify};
 
@@ -127,6 +130,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("logical", logical::tests()),
         ("limits", limits::tests()),
         ("metrics", metrics::tests()),
+        ("minting", minting::tests()),
         ("modes", modes::tests()),
         ("no_loss", no_loss::tests()),
         ("passes", passes::tests()),
@@ -154,6 +158,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("tamper_commands", tamper_commands::tests()),
         ("tampering", tampering::tests()),
         ("tenant_types", tenant_types::tests()),
+        ("token_traces", token_traces::tests()),
         ("tokens", tokens::tests()),
         ("unfiltered", unfiltered::tests()),
         ("ways_in", ways_in::tests()),
@@ -180,7 +185,7 @@ pub struct Test {
     /// Modules it can't do without; it is skipped, and that reported, where one isn't installed.
     pub modules: Vec<&'static str>,
     /// A program beside the server's, likewise.
-    pub program: Option<&'static str>,
+    pub program: Option<Program>,
     /// Whether it is skipped where the server was built without ICU.
     pub icu: bool,
     /// Whether killed server processes are part of the test. Otherwise a crash fails it.
@@ -205,8 +210,8 @@ impl Test {
         self
     }
 
-    /// Skips the test where the program can't be had; it has the name of its Debian package.
-    pub fn needs_program(mut self, program: &'static str) -> Test {
+    /// Skips the test where the program can't be had.
+    pub fn needs_program(mut self, program: Program) -> Test {
         self.program = Some(program);
         self
     }

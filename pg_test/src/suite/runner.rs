@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, ClusterOptions};
 use crate::lifecycle::hold_if_interrupted;
 use crate::policy;
 use crate::regress::{self, Driver};
-use crate::setup::{Postgres, on_path, provide_programs};
+use crate::setup::{Postgres, Program, provide_programs};
 use crate::small_disk::SmallDisk;
 use crate::ui::Ui;
 
@@ -97,7 +97,7 @@ pub fn verify(postgres: &Postgres, selection: &Selection, ui: &Ui) -> Result<Cou
 }
 
 /// What the selected tests need beside the server.
-fn programs(selection: &Selection) -> BTreeSet<&'static str> {
+fn programs(selection: &Selection) -> BTreeSet<Program> {
     let selected = |file: &str, test: &Test| {
         selection.filter.as_ref().is_none_or(|filter| format!("{file}::{}", test.name).contains(filter))
     };
@@ -171,8 +171,8 @@ fn run_test(bench: &Bench, test: &Test) -> Result<Completion> {
     if let Some(module) = test.modules.iter().find(|module| !postgres.has_module(module)) {
         return Ok(Completion::ignored_with(format!("the module {module} isn't installed")));
     }
-    if let Some(program) = test.program.filter(|program| on_path(program).is_none()) {
-        return Ok(Completion::ignored_with(format!("the program {program} isn't installed")));
+    if let Some(program) = test.program.filter(|program| !program.is_here()) {
+        return Ok(Completion::ignored_with(format!("{program} can't be had here")));
     }
     if test.icu && !postgres.has_icu()? {
         return Ok(Completion::ignored_with("the server was built without ICU"));

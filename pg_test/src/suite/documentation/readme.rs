@@ -114,6 +114,30 @@ impl Readme {
         Ok(examples)
     }
 
+    /// The one block of code in a language other than SQL.
+    pub fn code(&self, language: &str) -> Result<&str> {
+        let blocks = self.blocks.iter().filter_map(|block| match block {
+            Block::Code { language: of, text } if of == language => Some(text.as_str()),
+            _ => None,
+        });
+        match blocks.collect::<Vec<_>>().as_slice() {
+            [code] => Ok(code),
+            found => bail!("{} blocks of {language}", found.len()),
+        }
+    }
+
+    /// What a console block has one type, of the one that mentions a word.
+    pub fn commands_with(&self, word: &str) -> Result<Vec<&str>> {
+        let blocks = self.blocks.iter().filter_map(|block| match block {
+            Block::Code { language, text } if language == "console" && text.contains(word) => Some(text),
+            _ => None,
+        });
+        match blocks.collect::<Vec<_>>().as_slice() {
+            [block] => Ok(block.lines().filter_map(|line| line.strip_prefix("$ ")).collect()),
+            found => bail!("{} console blocks with {word:?}", found.len()),
+        }
+    }
+
     /// The rows of the first table below a heading, `N` columns each.
     pub fn table<const N: usize>(&self, heading: &str) -> Result<impl Iterator<Item = [String; N]> + use<N>> {
         let start = self.heading(heading).with_context(|| format!("no heading {heading}"))?;

@@ -7,10 +7,13 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::launcher::run;
-use crate::setup::workspace;
+use crate::setup::{Program, workspace};
 
 /// The browser, as Debian calls it.
-pub(super) const PROGRAM: &str = "chromium";
+const CHROMIUM: &str = "chromium";
+
+/// What tests with it need.
+pub(super) const PROGRAM: Program = Program::Debian(CHROMIUM, CHROMIUM);
 
 /// Widths of screens: a desk's and a phone's.
 const WIDTHS: [u32; 2] = [1280, 360];
@@ -63,11 +66,11 @@ fn framed(page: &str) -> String {
 }
 
 fn browse(folder: &Path, arguments: &[&str]) -> Result<String> {
-    let mut browser = Command::new(PROGRAM);
+    let mut browser = Command::new(CHROMIUM);
     browser.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]);
     browser.args(["--no-first-run", "--disable-background-networking", "--disable-component-update"]);
     browser.args(["--enable-logging=stderr", "--virtual-time-budget=5000"]);
     browser.arg(format!("--user-data-dir={}", folder.join("profile").display())).args(arguments);
     browser.env("HOME", folder);
-    run(browser)?.succeeded(PROGRAM)
+    run(browser)?.succeeded(CHROMIUM)
 }
