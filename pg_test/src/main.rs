@@ -59,6 +59,10 @@ enum Task {
         #[arg(long, num_args = 0..=1, default_missing_value = "60", value_name = "SECONDS",
             conflicts_with_all = ["filter", "list", "core_regression", "fuzz"])]
         flood: Option<u64>,
+        /// Put clients of both backends behind PgBouncer instead, for so many seconds in each set-up, and print the figures
+        #[arg(long, num_args = 0..=1, default_missing_value = "60", value_name = "SECONDS",
+            conflicts_with_all = ["filter", "list", "core_regression", "fuzz", "flood"])]
+        poolers: Option<u64>,
         /// The fuzzer's first seed
         #[arg(long, requires = "fuzz")]
         seed: Option<u64>,
@@ -130,6 +134,10 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Verify { pg, flood: Some(seconds), cassert, .. } => {
             suite::flood::benchmark(&prepare(only(pg)?, cassert, &ui)?, seconds, &ui)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Verify { pg, poolers: Some(seconds), cassert, .. } => {
+            suite::poolers::benchmark(&prepare(only(pg)?, cassert, &ui)?, seconds, &ui)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Verify { pg, filter, cassert: true, .. } => {

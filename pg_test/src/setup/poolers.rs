@@ -2,6 +2,7 @@
 //! folder with the libraries they were built for, and run by the dynamic loader of these: nothing is installed, and no service
 //! of the machine starts.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ impl Release {
                 "libc6",
                 "libevent-2.1-7",
                 "libssl3",
-                "libcares2",
+                "libc-ares2",
                 "libpam0g",
                 "libsystemd0",
                 "libaudit1",
@@ -81,22 +82,24 @@ impl Release {
     }
 }
 
-/// The folder that [`command`] runs it from, if it was fetched.
+/// The folder that [`program`] runs it from, if it was fetched.
 pub fn find(release: Release) -> Option<PathBuf> {
     let folder = folder(release);
     folder.join("pgbouncer").is_file().then_some(folder)
 }
 
-/// PgBouncer in such a folder, or in a copy of one.
-pub fn command(folder: &Path) -> Result<Command> {
+/// What runs PgBouncer from such a folder, or from a copy of one: the loader of its own libraries.
+pub fn program(folder: &Path) -> Result<PathBuf> {
     let libraries = folder.join("lib");
     let entries = fs::read_dir(&libraries).with_context(|| libraries.display().to_string())?;
     let is_loader =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld-linux"));
-    let loader = entries.flatten().map(|entry| entry.path()).find(is_loader).context("no dynamic loader")?;
-    let mut command = Command::new(loader);
-    command.arg("--library-path").arg(&libraries).arg(folder.join("pgbouncer"));
-    Ok(command)
+    entries.flatten().map(|entry| entry.path()).find(is_loader).context("no dynamic loader")
+}
+
+/// What the [`program`] is told before PgBouncer's own arguments.
+pub fn arguments(folder: &Path) -> [OsString; 3] {
+    ["--library-path".into(), folder.join("lib").into(), folder.join("pgbouncer").into()]
 }
 
 /// Fetches it, and checks that it runs.
@@ -110,8 +113,8 @@ pub fn fetch(release: Release, ui: &Ui) -> Result<()> {
         let apt = Private::of_release(&folder(release).with_extension("apt"), &release.to_string())?;
         let apt = apt.context("it isn't known which release of Debian this machine's repositories are of")?;
         unpack(&apt, release, &unfinished, step)?;
-        let mut ask = command(&unfinished)?;
-        ask.arg("--version");
+        let mut ask = Command::new(program(&unfinished)?);
+        ask.args(arguments(&unfinished)).arg("--version");
         run(ask)?.succeeded("pgbouncer --version")?;
         fs::rename(&unfinished, folder(release))?;
         Ok(())

@@ -57,6 +57,7 @@ mod paths;
 mod pgbench;
 pub mod platform;
 mod policy_log;
+pub mod poolers;
 mod processes;
 mod provoker;
 mod psql;
@@ -137,6 +138,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("paths", paths::tests()),
         ("pgbench", pgbench::tests()),
         ("policy_log", policy_log::tests()),
+        ("poolers", poolers::tests()),
         ("psql", psql::tests()),
         ("query_text", query_text::tests()),
         ("race", race::tests()),
