@@ -297,6 +297,15 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts it again on the same data, run by another program: valgrind and its arguments.
+    pub fn start_below(&mut self, wrapper: &[String]) -> Result<()> {
+        if self.server.is_some() {
+            bail!("the cluster is running already");
+        }
+        self.server = Some(Server::start_below(wrapper, &self.postgres, &self.data_dir, &self.log, &self.endpoint)?);
+        Ok(())
+    }
+
     /// Brings the server down and up again.
     pub fn restart(&mut self, how: Shutdown) -> Result<()> {
         self.stop(how)?;

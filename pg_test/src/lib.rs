@@ -6,9 +6,10 @@
 //! - [`suite`] the tests over real connections; [`regress`] the server's own runners; [`policy`] what needs no server
 //! - [`core_regression`] PostgreSQL's own suite, without holdfast and with it
 //! - [`fuzz`] random statements of the rebuilt login
-//! - [`demo`] the main job on real traffic
+//! - [`demo`] the main job on real traffic; [`bench`] its price, beside what one would do instead
 
 pub mod account;
+pub mod bench;
 pub mod client;
 pub mod cluster;
 pub mod copy;

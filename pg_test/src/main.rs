@@ -1,10 +1,11 @@
-//! The command line: `cargo demo`, `cargo verify`.
+//! The command line: `cargo demo`, `cargo verify`, `cargo pg-bench`.
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
+use pg_test::bench::{self, BenchOptions};
 use pg_test::demo::{self, DemoOptions};
 use pg_test::fuzz::FuzzOptions;
 use pg_test::setup::Postgres;
@@ -12,7 +13,7 @@ use pg_test::suite::{self, Counts, Selection};
 use pg_test::ui::Ui;
 use pg_test::{core_regression, fuzz, lifecycle, setup};
 
-/// Holdfast's demo and tests, on throwaway PostgreSQL clusters.
+/// Holdfast's demo, tests and benchmarks, on throwaway PostgreSQL clusters.
 #[derive(Parser)]
 #[command(bin_name = "cargo")]
 struct Cli {
@@ -33,6 +34,15 @@ enum Task {
         /// Tenants of the demo's platform
         #[arg(long, default_value_t = 5000)]
         tenants: u32,
+    },
+    /// Measures what holdfast costs, beside what one would do instead
+    #[command(name = "bench")]
+    Bench {
+        /// PostgreSQL's major version; without it, one that is here or can be installed
+        #[arg(long)]
+        pg: Option<u16>,
+        #[command(flatten)]
+        options: BenchOptions,
     },
     /// Runs every test
     Verify {
@@ -112,6 +122,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo { pg, keep, tenants } => {
             let postgres = setup::prepare(pg, &ui)?;
             demo::run(&postgres, DemoOptions { keep, tenants }, &ui)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Bench { pg, options } => {
+            bench::run(&setup::prepare(pg, &ui)?, &options, &ui)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Verify { list: true, filter, .. } => {

@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -44,9 +44,26 @@ impl Server {
     /// Starts postgres on `data` and waits until it answers at `endpoint`. A `keepable` server may
     /// be left running; it isn't stopped when the harness is killed.
     pub fn start(postgres: &Postgres, data: &Path, log: &Path, endpoint: &Endpoint, keepable: bool) -> Result<Server> {
+        Server::launch(postgres.server_command("postgres"), data, log, endpoint, keepable)
+    }
+
+    /// As [`start`](Server::start), run by another program: the first of `wrapper`, with the others as arguments.
+    pub fn start_below(
+        wrapper: &[String],
+        postgres: &Postgres,
+        data: &Path,
+        log: &Path,
+        endpoint: &Endpoint,
+    ) -> Result<Server> {
+        let (program, arguments) = wrapper.split_first().context("no program to run the server")?;
+        let mut command = postgres.server_command(program);
+        command.args(arguments).arg(postgres.bin("postgres"));
+        Server::launch(command, data, log, endpoint, false)
+    }
+
+    fn launch(mut command: Command, data: &Path, log: &Path, endpoint: &Endpoint, keepable: bool) -> Result<Server> {
         hold_if_interrupted();
         let output = OpenOptions::new().create(true).append(true).open(log)?;
-        let mut command = postgres.server_command("postgres");
         // A process group of its own: ^C in the terminal is for the harness, which then stops us.
         command.arg("-D").arg(data).process_group(0);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);

@@ -19,7 +19,7 @@ use crate::lifecycle::RunFolder;
 use crate::ui::Ui;
 
 pub use assertions::provide_with_assertions;
-pub use build::{BuildEnvironment, workspace};
+pub use build::{BuildEnvironment, target_folder, workspace};
 pub use install::Postgres;
 pub use locate::{PREFERENCE, Server, on_path};
 pub use programs::{Program, provide_programs, python_with_jwt};
