@@ -255,7 +255,6 @@ fn told_already(session: &mut Session) -> bool {
 fn asking_again(cluster: &Cluster) -> Result<()> {
     let stage = TwoBackends::begin(cluster, "cutover")?;
     let mut operator = stage.operator()?;
-    let mut writer = stage.rebuilt()?;
     for call in
         ["cutover('1', 'rebuilt')", "rollback_cutover('1')", "cutover('1', 'rebuilt')", "cutover('1', 'legacy')"]
     {
@@ -264,7 +263,8 @@ fn asking_again(cluster: &Cluster) -> Result<()> {
         ensure!(!told_already(&mut operator), "{call} did nothing");
         let before = operator.rows("TABLE holdfast.ownership_history")?;
         // Whatever became of the tenant since, but for its owner.
-        operator.exec("SELECT holdfast.freeze('1', 'audit'); SELECT holdfast.unfreeze('1'); SET lock_timeout = '1 s'")?;
+        operator
+            .exec("SELECT holdfast.freeze('1', 'audit'); SELECT holdfast.unfreeze('1'); SET lock_timeout = '1 s'")?;
         // With this open, whoever asked for the tenant's lock would have to wait.
         let mut writer = if stage.owner(1)? == "legacy" { stage.legacy()? } else { stage.rebuilt()? };
         writer.exec(&format!("BEGIN; {}", write(1)))?;

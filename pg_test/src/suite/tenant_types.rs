@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::Test;
 use super::scene::Outcome::{Passes, Refused};
-use super::scene::{Outcome, Scene, refused_by};
+use super::scene::{Scene, refused_by};
 use crate::cluster::Cluster;
 
 pub fn tests() -> Vec<Test> {

@@ -12,12 +12,12 @@ use self::table::{Row, Table};
 use super::arena::{Arena, Scale};
 use super::contender::Contender;
 use super::machine;
-use crate::setup::{Postgres, on_path, provide_programs};
+use crate::setup::{Postgres, Program, on_path, provide_programs};
 use crate::ui::{Step, Ui};
 
 /// Counts everything whose name contains one of `only`, or everything.
 pub fn count(postgres: &Postgres, only: &[String], ui: &Ui) -> Result<Table> {
-    provide_programs(&["valgrind"].into(), ui);
+    provide_programs(&[Program::Debian("valgrind", "valgrind")].into(), ui);
     let valgrind = on_path("valgrind").context("instructions are counted by valgrind, which can't be had here")?;
     let cases: Vec<&Case> =
         CASES.iter().filter(|case| only.is_empty() || only.iter().any(|part| case.name.contains(part))).collect();
