@@ -33,9 +33,7 @@ pgrx::extension_sql_file!("../sql/comments_and_grants.sql", name = "comments_and
 pub extern "C-unwind" fn _PG_init() {
     pg::require_preload();
     pg::gucs::define();
+    pg::shared::install();
     pg::audit::install();
-    pg::parent_changes::install();
-    pg::stats::install();
-    pg::end_date::install();
     pg::hooks::install();
 }

@@ -5,10 +5,10 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use once_cell::sync::OnceCell;
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys;
 
 use super::session::{self, Policy};
+use super::shared::Region;
 use super::{compat, report};
 use crate::policy::end_date;
 
@@ -21,52 +21,18 @@ const PAUSE: i64 = 3_600_000_000;
 /// A database's oid and the day of its last reminder; 0 = unused.
 type Reminded = [AtomicU64; DATABASES];
 
-static NEXT_REQUEST: OnceCell<pg_sys::shmem_request_hook_type> = OnceCell::new();
-static NEXT_STARTUP: OnceCell<pg_sys::shmem_startup_hook_type> = OnceCell::new();
-
 thread_local! {
     static SHARED: Cell<*const Reminded> = const { Cell::new(ptr::null()) };
 }
 
-/// Reserves the shared memory. Called once, from `_PG_init`.
-pub fn install() {
-    // SAFETY: _PG_init runs on the postmaster's only thread.
-    unsafe {
-        let _ = NEXT_REQUEST.set(pg_sys::shmem_request_hook);
-        let _ = NEXT_STARTUP.set(pg_sys::shmem_startup_hook);
-        pg_sys::shmem_request_hook = Some(request);
-        pg_sys::shmem_startup_hook = Some(startup);
-    }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn request() {
-    // SAFETY: this hook is the place for such requests.
-    unsafe {
-        if let Some(Some(next)) = NEXT_REQUEST.get() {
-            next();
-        }
-        pg_sys::RequestAddinShmemSpace(size_of::<Reminded>());
-    }
-}
-
-/// Runs at start-up and again after a crash restart.
-#[pg_guard]
-unsafe extern "C-unwind" fn startup() {
-    // SAFETY: the memory has the size asked for, and is written before any session runs; zero is a valid value of all of it.
-    unsafe {
-        if let Some(Some(next)) = NEXT_STARTUP.get() {
-            next();
-        }
-        let mut found = false;
-        let name = c"holdfast reminders".as_ptr();
-        let shared = pg_sys::ShmemInitStruct(name, size_of::<Reminded>(), &mut found).cast::<Reminded>();
-        if !found {
-            ptr::write_bytes(shared.cast::<u8>(), 0, size_of::<Reminded>());
-        }
-        SHARED.set(shared);
-    }
-}
+/// Zero is a valid value of all of it.
+pub static REGION: Region = Region {
+    name: c"holdfast reminders",
+    size: || size_of::<Reminded>(),
+    locks: 0,
+    lay_out: None,
+    attach: |memory| SHARED.set(memory.cast()),
+};
 
 /// Writes the reminder if it is time for one. Costs a comparison on most calls.
 pub fn look(policy: &Policy) {

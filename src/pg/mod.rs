@@ -12,6 +12,7 @@
 //! | [`children`] | whether parents are still what they were when the transaction ends |
 //! | [`parent_changes`] | counts the transactions that change parents |
 //! | [`parents`] | the tenant of a row by its foreign key |
+//! | [`shared`] | shared memory |
 //! | [`stats`] | counts what rules were asked, and what came of it |
 //! | [`statement`] | counts what a statement of the client writes |
 //! | [`tenants`] | the writer's side of the ownership protocol |
@@ -69,6 +70,7 @@ pub mod row_count;
 pub mod scan;
 pub mod session;
 pub mod settings;
+pub mod shared;
 pub mod statement;
 pub mod stats;
 pub mod subtransaction;

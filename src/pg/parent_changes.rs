@@ -5,11 +5,11 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use once_cell::sync::OnceCell;
 use pgrx::{PgSqlErrorCode, pg_guard, pg_sys};
 
 use super::locks::{self, Patience, Tag};
 use super::session::{self, Session};
+use super::shared::Region;
 use super::{gucs, report};
 use crate::policy::mode::Mode;
 use crate::policy::rules::Rule;
@@ -21,9 +21,6 @@ struct Shared {
     /// Those of them that have ended.
     ended: AtomicU64,
 }
-
-static NEXT_REQUEST: OnceCell<pg_sys::shmem_request_hook_type> = OnceCell::new();
-static NEXT_STARTUP: OnceCell<pg_sys::shmem_startup_hook_type> = OnceCell::new();
 
 /// What this transaction does to parents.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,45 +41,14 @@ thread_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Reserves the shared memory. Called once, from `_PG_init`.
-pub fn install() {
-    // SAFETY: _PG_init runs on the postmaster's only thread.
-    unsafe {
-        let _ = NEXT_REQUEST.set(pg_sys::shmem_request_hook);
-        let _ = NEXT_STARTUP.set(pg_sys::shmem_startup_hook);
-        pg_sys::shmem_request_hook = Some(request);
-        pg_sys::shmem_startup_hook = Some(startup);
-    }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn request() {
-    // SAFETY: this hook is the place for such requests.
-    unsafe {
-        if let Some(Some(next)) = NEXT_REQUEST.get() {
-            next();
-        }
-        pg_sys::RequestAddinShmemSpace(size_of::<Shared>());
-    }
-}
-
-/// Runs at start-up and again after a crash restart.
-#[pg_guard]
-unsafe extern "C-unwind" fn startup() {
-    // SAFETY: the memory has the size asked for, and is written before any session runs.
-    unsafe {
-        if let Some(Some(next)) = NEXT_STARTUP.get() {
-            next();
-        }
-        let mut found = false;
-        let name = c"holdfast parent changes".as_ptr();
-        let shared = pg_sys::ShmemInitStruct(name, size_of::<Shared>(), &mut found).cast::<Shared>();
-        if !found {
-            shared.write(Shared { begun: AtomicU64::new(0), ended: AtomicU64::new(0) });
-        }
-        SHARED.set(shared);
-    }
-}
+/// Zero is a valid value of all of it.
+pub static REGION: Region = Region {
+    name: c"holdfast parent changes",
+    size: || size_of::<Shared>(),
+    locks: 0,
+    lay_out: None,
+    attach: |memory| SHARED.set(memory.cast()),
+};
 
 fn shared() -> Option<&'static Shared> {
     // SAFETY: null, or shared memory that lasts as long as the process.

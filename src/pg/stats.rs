@@ -9,10 +9,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ptr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use once_cell::sync::OnceCell;
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys;
 
 use super::session::Session;
+use super::shared::{self, Region};
 use crate::policy::looks::{Ending, Look, RULES, Tally};
 use crate::policy::rules::Rule;
 
@@ -100,9 +100,6 @@ pub struct Counts {
     refuses: Cell<bool>,
 }
 
-static NEXT_REQUEST: OnceCell<pg_sys::shmem_request_hook_type> = OnceCell::new();
-static NEXT_STARTUP: OnceCell<pg_sys::shmem_startup_hook_type> = OnceCell::new();
-
 thread_local! {
     static SHARED: Cell<*const Shared> = const { Cell::new(ptr::null()) };
     /// A process has few: one for each backend that it has ever been.
@@ -110,45 +107,21 @@ thread_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Reserves the shared memory. Called once, from `_PG_init`.
-pub fn install() {
-    // SAFETY: _PG_init runs on the postmaster's only thread.
-    unsafe {
-        let _ = NEXT_REQUEST.set(pg_sys::shmem_request_hook);
-        let _ = NEXT_STARTUP.set(pg_sys::shmem_startup_hook);
-        pg_sys::shmem_request_hook = Some(request);
-        pg_sys::shmem_startup_hook = Some(startup);
-    }
-}
+/// Zero is a valid value of nearly all of it.
+pub static REGION: Region = Region {
+    name: NAME,
+    size: || size_of::<Shared>(),
+    locks: 1,
+    lay_out: Some(lay_out),
+    attach: |memory| SHARED.set(memory.cast()),
+};
 
-#[pg_guard]
-unsafe extern "C-unwind" fn request() {
-    // SAFETY: this hook is the place for such requests.
+unsafe fn lay_out(memory: *mut u8) {
+    // SAFETY: zeroed memory of this size, which nobody else sees yet.
     unsafe {
-        if let Some(Some(next)) = NEXT_REQUEST.get() {
-            next();
-        }
-        pg_sys::RequestAddinShmemSpace(size_of::<Shared>());
-        pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), 1);
-    }
-}
-
-/// Runs at start-up and again after a crash restart.
-#[pg_guard]
-unsafe extern "C-unwind" fn startup() {
-    // SAFETY: the memory has the size asked for, and is written before any session runs; zero is a valid value of all of it.
-    unsafe {
-        if let Some(Some(next)) = NEXT_STARTUP.get() {
-            next();
-        }
-        let mut found = false;
-        let shared = pg_sys::ShmemInitStruct(NAME.as_ptr(), size_of::<Shared>(), &mut found).cast::<Shared>();
-        if !found {
-            ptr::write_bytes(shared.cast::<u8>(), 0, size_of::<Shared>());
-            (*shared).lock = &raw mut (*pg_sys::GetNamedLWLockTranche(NAME.as_ptr())).lock;
-            (*shared).others.clear();
-        }
-        SHARED.set(shared);
+        let shared = memory.cast::<Shared>();
+        (*shared).lock = shared::lock(NAME, 0);
+        (*shared).others.clear();
     }
 }
 

@@ -10,10 +10,10 @@
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use once_cell::sync::OnceCell;
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys;
 
 use crate::pg::gucs;
+use crate::pg::shared::{self, Region};
 use crate::policy::spool::Batch;
 
 /// How many bytes of an encoded event a slot has room for.
@@ -274,78 +274,40 @@ impl Slots<'_> {
     }
 }
 
-static NEXT_REQUEST: OnceCell<pg_sys::shmem_request_hook_type> = OnceCell::new();
-static NEXT_STARTUP: OnceCell<pg_sys::shmem_startup_hook_type> = OnceCell::new();
-
 thread_local! {
     static SHARED: std::cell::Cell<*mut Shared> = const { std::cell::Cell::new(ptr::null_mut()) };
-}
-
-pub(super) fn install() {
-    // SAFETY: _PG_init runs on the postmaster's only thread.
-    unsafe {
-        let _ = NEXT_REQUEST.set(pg_sys::shmem_request_hook);
-        let _ = NEXT_STARTUP.set(pg_sys::shmem_startup_hook);
-        pg_sys::shmem_request_hook = Some(request);
-        pg_sys::shmem_startup_hook = Some(startup);
-    }
 }
 
 fn size() -> usize {
     size_of::<Shared>() + gucs::audit_queue_size() * (size_of::<Slot>() + ROOM)
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn request() {
-    // SAFETY: this hook is the place for such requests.
+/// [`Shared`], the slots and their bytes.
+pub static REGION: Region =
+    Region { name: NAME, size, locks: 2, lay_out: Some(lay_out), attach: |memory| SHARED.set(memory.cast()) };
+
+unsafe fn lay_out(memory: *mut u8) {
+    // SAFETY: zeroed memory of this size, which nobody else sees yet.
     unsafe {
-        if let Some(Some(next)) = NEXT_REQUEST.get() {
-            next();
+        let shared = memory.cast::<Shared>();
+        (*shared).lock = shared::lock(NAME, 0);
+        (*shared).spool_lock = shared::lock(NAME, 1);
+        (*shared).origin = now();
+        (*shared).launcher_gone_at = uptime();
+        (*shared).capacity = gucs::audit_queue_size();
+        let heads = std::slice::from_raw_parts_mut(shared.add(1).cast::<Slot>(), (*shared).capacity);
+        (*shared).free = 0;
+        for (n, head) in (1..).zip(heads.iter_mut()) {
+            head.next_free = n;
         }
-        pg_sys::RequestAddinShmemSpace(size());
-        pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), 2);
+        if let Some(last) = heads.last_mut() {
+            last.next_free = NONE;
+        }
+        for channel in 0..CHANNELS {
+            pg_sys::ConditionVariableInit(&raw mut (*shared).changed[channel]);
+        }
     }
 }
-
-/// Runs at start-up and again after a crash restart.
-#[pg_guard]
-unsafe extern "C-unwind" fn startup() {
-    // SAFETY: the memory has the size asked for. It is written under Postgres's own lock before any session runs.
-    unsafe {
-        if let Some(Some(next)) = NEXT_STARTUP.get() {
-            next();
-        }
-        let main_lock = &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
-        pg_sys::LWLockAcquire(main_lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
-        let mut found = false;
-        let shared = pg_sys::ShmemInitStruct(NAME.as_ptr(), size(), &mut found).cast::<Shared>();
-        if !found {
-            let locks = pg_sys::GetNamedLWLockTranche(NAME.as_ptr());
-            ptr::write_bytes(shared.cast::<u8>(), 0, size());
-            (*shared).lock = &raw mut (*locks).lock;
-            (*shared).spool_lock = &raw mut (*locks.add(1)).lock;
-            (*shared).origin = now();
-            (*shared).launcher_gone_at = uptime();
-            (*shared).capacity = gucs::audit_queue_size();
-            let heads = std::slice::from_raw_parts_mut(shared.add(1).cast::<Slot>(), (*shared).capacity);
-            (*shared).free = 0;
-            for (n, head) in (1..).zip(heads.iter_mut()) {
-                head.next_free = n;
-            }
-            if let Some(last) = heads.last_mut() {
-                last.next_free = NONE;
-            }
-            for channel in 0..CHANNELS {
-                pg_sys::ConditionVariableInit(&raw mut (*shared).changed[channel]);
-            }
-        }
-        SHARED.set(shared);
-        pg_sys::LWLockRelease(main_lock);
-    }
-}
-
-/// `AddinShmemInitLock` of storage/lwlocknames.h, the same in all supported versions.
-const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 
 /// The time, in microseconds since 2000-01-01 UTC.
 pub fn now() -> i64 {

@@ -25,7 +25,7 @@ use pgrx::pg_sys;
 use memory::{Complaint, ROOM};
 
 pub use ledger::keep_worker_out;
-pub use memory::DrainState;
+pub use memory::{DrainState, REGION as QUEUE};
 pub use workers::Health;
 
 use super::report::Report;
@@ -36,10 +36,8 @@ use crate::policy::looks::Ending;
 use crate::policy::rules::{Attempt, Refusal, Rule};
 use crate::policy::set::Verdict;
 
-/// Reserves shared memory and starts the launcher with the server. Called once, from `_PG_init`.
+/// Starts the launcher with the server. Called once, from `_PG_init`.
 pub fn install() {
-    memory::install();
-    schedule::install();
     launcher::install();
 }
 

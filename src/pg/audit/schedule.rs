@@ -8,10 +8,10 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
-use once_cell::sync::OnceCell;
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys;
 
 use super::memory;
+use crate::pg::shared::Region;
 
 /// How many databases can be scheduled. More of them are looked after only while they have events.
 const DATABASES: usize = 256;
@@ -38,51 +38,18 @@ struct Entry {
     prune_at: AtomicI64,
 }
 
-static NEXT_REQUEST: OnceCell<pg_sys::shmem_request_hook_type> = OnceCell::new();
-static NEXT_STARTUP: OnceCell<pg_sys::shmem_startup_hook_type> = OnceCell::new();
-
 thread_local! {
     static SHARED: Cell<*const [Entry; DATABASES]> = const { Cell::new(ptr::null()) };
 }
 
-pub(super) fn install() {
-    // SAFETY: _PG_init runs on the postmaster's only thread.
-    unsafe {
-        let _ = NEXT_REQUEST.set(pg_sys::shmem_request_hook);
-        let _ = NEXT_STARTUP.set(pg_sys::shmem_startup_hook);
-        pg_sys::shmem_request_hook = Some(request);
-        pg_sys::shmem_startup_hook = Some(startup);
-    }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn request() {
-    // SAFETY: this hook is the place for such requests.
-    unsafe {
-        if let Some(Some(next)) = NEXT_REQUEST.get() {
-            next();
-        }
-        pg_sys::RequestAddinShmemSpace(size_of::<[Entry; DATABASES]>());
-    }
-}
-
-/// Runs at start-up and again after a crash restart.
-#[pg_guard]
-unsafe extern "C-unwind" fn startup() {
-    // SAFETY: the memory has the size asked for, and is written before any session runs.
-    unsafe {
-        if let Some(Some(next)) = NEXT_STARTUP.get() {
-            next();
-        }
-        let mut found = false;
-        let size = size_of::<[Entry; DATABASES]>();
-        let shared = pg_sys::ShmemInitStruct(c"holdfast schedule".as_ptr(), size, &mut found);
-        if !found {
-            ptr::write_bytes(shared.cast::<u8>(), 0, size);
-        }
-        SHARED.set(shared.cast::<[Entry; DATABASES]>());
-    }
-}
+/// Zero is a valid value of all of it.
+pub static REGION: Region = Region {
+    name: c"holdfast schedule",
+    size: || size_of::<[Entry; DATABASES]>(),
+    locks: 0,
+    lay_out: None,
+    attach: |memory| SHARED.set(memory.cast()),
+};
 
 fn entries() -> &'static [Entry] {
     // SAFETY: null, or shared memory that lasts as long as the process, and is atomic all over.
