@@ -184,23 +184,35 @@ WITH migration AS (
         pg_catalog.count(*) FILTER (WHERE freeze_reason IS NOT NULL
             AND (frozen_until IS NULL OR frozen_until > pg_catalog.clock_timestamp())) AS frozen
     FROM holdfast.ownership GROUP BY owner
+), recorded AS (
+    -- Hours are counted already; what is left of the one in which a span begins is read from the events themselves. Bounds are
+    -- written out, and stable: the planner then knows how little of the tables that is.
+    SELECT 0 AS rest_of, hour AS at, outcome, occurrences FROM holdfast.event_hour
+    WHERE hour > pg_catalog.date_trunc('hour', pg_catalog.statement_timestamp() - interval '24 hours', 'UTC')
+    UNION ALL
+    SELECT 24, at, outcome, occurrences
+    FROM (SELECT at, outcome, occurrences FROM holdfast.event
+        UNION ALL SELECT at, outcome, occurrences FROM holdfast.event_overflow) AS event
+    WHERE at > pg_catalog.statement_timestamp() - interval '24 hours'
+        AND at < pg_catalog.date_trunc('hour', pg_catalog.statement_timestamp() - interval '23 hours', 'UTC')
+    UNION ALL
+    SELECT 1, at, outcome, occurrences
+    FROM (SELECT at, outcome, occurrences FROM holdfast.event
+        UNION ALL SELECT at, outcome, occurrences FROM holdfast.event_overflow) AS event
+    WHERE at > pg_catalog.statement_timestamp() - interval '1 hour'
+        AND at < pg_catalog.date_trunc('hour', pg_catalog.statement_timestamp(), 'UTC')
+), outcomes AS (
+    SELECT outcome, coalesce(pg_catalog.sum(occurrences) FILTER (WHERE rest_of = 1 OR rest_of = 0
+            AND at >= pg_catalog.date_trunc('hour', pg_catalog.statement_timestamp(), 'UTC')), 0) AS in_hour,
+        coalesce(pg_catalog.sum(occurrences) FILTER (WHERE rest_of <> 1), 0) AS in_day
+    FROM recorded GROUP BY outcome
 ), events AS (
-    -- Hours are counted already; what is left of the one in which a span begins is read from the events themselves.
     SELECT span.n, span.name, coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'refused'), 0) AS refused,
         coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'observed'), 0) AS observed,
         coalesce(pg_catalog.sum(occurrences) FILTER (WHERE outcome = 'break_glass'), 0) AS broken
-    FROM (VALUES (10, 'last hour', interval '1 hour'), (11, 'last 24 hours', interval '24 hours')) AS span (n, name, length),
-        pg_catalog.clock_timestamp() AS now,
-        pg_catalog.date_trunc('hour', now - span.length, 'UTC') AS cut
-    -- Hours as they were counted, and what of the one that is cut belongs to it.
+    FROM (VALUES (10, 'last hour'), (11, 'last 24 hours')) AS span (n, name)
     LEFT JOIN LATERAL (
-        SELECT outcome, occurrences FROM holdfast.event_hour WHERE hour > cut
-        UNION ALL
-        SELECT outcome, occurrences FROM holdfast.event
-            WHERE at > now - span.length AND at < cut + interval '1 hour'
-        UNION ALL
-        SELECT outcome, occurrences FROM holdfast.event_overflow
-            WHERE at > now - span.length AND at < cut + interval '1 hour'
+        SELECT outcome, CASE span.n WHEN 10 THEN in_hour ELSE in_day END AS occurrences FROM outcomes
     ) AS event ON true
     GROUP BY span.n, span.name
 ), tables AS (
