@@ -33,7 +33,7 @@ fn calls(session: &mut Session) -> Result<Vec<(String, String)>> {
         "SELECT p.proname, format('%I.%I(%s)', n.nspname, p.proname,
              (SELECT string_agg('NULL::' || t::regtype::text, ', ' ORDER BY o) FROM unnest(p.proargtypes) WITH ORDINALITY AS a (t, o)))
          FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-         WHERE n.nspname = 'holdfast' AND p.prorettype <> 'trigger'::regtype ORDER BY 1",
+         WHERE n.nspname = 'holdfast' AND p.prorettype <> 'trigger'::regtype AND p.prokind = 'f' ORDER BY 1",
     )?;
     ensure!(rows.len() > 20, "{} functions found", rows.len());
     Ok(rows

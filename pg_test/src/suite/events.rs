@@ -38,7 +38,7 @@ fn keeping(retention: &str) -> ClusterOptions {
 
 /// Two days in partitions, the tenth and the ninth before today, and the eighth without: at 5:30, 10:30 and 15:30 (UTC) a row
 /// that counts ten.
-const HISTORY: &str = r#"
+pub(super) const HISTORY: &str = r#"
     SELECT holdfast.set_mode('off');
     DO $$
     DECLARE

@@ -88,6 +88,9 @@ mod token_traces;
 mod tokens;
 mod two_backends;
 mod unfiltered;
+mod wave_soak;
+mod wave_standby;
+mod waves;
 mod ways_in;
 mod worker;
 
@@ -163,6 +166,9 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("token_traces", token_traces::tests()),
         ("tokens", tokens::tests()),
         ("unfiltered", unfiltered::tests()),
+        ("wave_soak", wave_soak::tests()),
+        ("wave_standby", wave_standby::tests()),
+        ("waves", waves::tests()),
         ("ways_in", ways_in::tests()),
         ("worker", worker::tests()),
     ]

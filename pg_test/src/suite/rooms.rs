@@ -24,14 +24,16 @@ const WORLD: [&str; 8] =
 /// What `std::net` has without I/O.
 const ADDRESSES: [&str; 3] = ["std::net::IpAddr", "std::net::Ipv4Addr", "std::net::Ipv6Addr"];
 
-/// Functions that look up what their caller names, or nothing.
-const AS_THEIR_CALLER: [&str; 6] = [
+/// Functions that look up what their caller names, or nothing; and a procedure, which may pin nothing if it is to commit.
+const AS_THEIR_CALLER: [&str; 8] = [
+    "holdfast.add_wave(",
     "holdfast.audit_health(",
     "holdfast.cascade_preview(",
     "holdfast.guard_state(",
     "holdfast.log_policy_change(",
     "holdfast.policy_changed(",
     "holdfast.rule_counts(",
+    "holdfast.run_wave(",
 ];
 
 /// What the structure of the sources and of the schema promises.

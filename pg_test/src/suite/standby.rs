@@ -40,19 +40,19 @@ fn primary(audit_timeout: &str) -> ClusterOptions {
 }
 
 /// A standby of the test's cluster.
-struct Standby {
-    cluster: Cluster,
+pub(super) struct Standby {
+    pub cluster: Cluster,
     primary: Endpoint,
 }
 
 impl Standby {
-    fn of(primary: &Cluster) -> Result<Standby> {
+    pub fn of(primary: &Cluster) -> Result<Standby> {
         let cluster = primary.start_standby(ClusterOptions::new().set("holdfast.audit_timeout", "1s"))?;
         Ok(Standby { cluster, primary: primary.endpoint().clone() })
     }
 
     /// Commits of the primary wait from now on until this standby has applied them.
-    fn synchronize(&self, primary: &Cluster) -> Result<()> {
+    pub fn synchronize(&self, primary: &Cluster) -> Result<()> {
         primary.reload(&[("synchronous_standby_names", "*"), ("synchronous_commit", "remote_apply")])?;
         let mut observer = primary.endpoint().observe("postgres")?;
         let sql = "SELECT 1 FROM pg_catalog.pg_stat_replication WHERE sync_state = 'sync'";
@@ -69,7 +69,7 @@ impl Standby {
         within(PATIENCE, "the standby to catch up", || Ok(here.query_one(&sql, &[])?.try_get(0)?))
     }
 
-    fn promote(&self) -> Result<()> {
+    pub fn promote(&self) -> Result<()> {
         self.cluster.endpoint().observe("postgres")?.batch_execute("SELECT pg_catalog.pg_promote(true, 60)")?;
         within(PATIENCE, "a launcher", || Ok(launchers(&self.cluster)?.len() == 1))
     }

@@ -44,6 +44,11 @@ impl TwoBackends {
         Ok(TwoBackends { database, legacy, rebuilt })
     }
 
+    /// The same migration on another server, such as a standby that was promoted.
+    pub fn at(&self, database: Database) -> TwoBackends {
+        TwoBackends { database, legacy: self.legacy.clone(), rebuilt: self.rebuilt.clone() }
+    }
+
     /// A session of the legacy backend.
     pub fn legacy(&self) -> Result<Session> {
         self.database.connect_as(&self.legacy)

@@ -18,6 +18,7 @@ use crate::policy::spool::Record;
 
 /// What a DBA may have set for the database or for everybody, and what would change or stop the worker's statements.
 const SETTINGS: &[(&CStr, &CStr)] = &[
+    (c"application_name", c"holdfast worker"),
     (c"role", c"none"),
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"default_transaction_isolation", c"read committed"),
