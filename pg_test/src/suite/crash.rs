@@ -27,7 +27,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// kill -9 of one server process; the server restarts all of them.
-fn kill9(cluster: &Cluster, pid: i32) -> Result<()> {
+pub fn kill9(cluster: &Cluster, pid: i32) -> Result<()> {
     let mark = cluster.log_mark();
     kill(Pid::from_raw(pid), Signal::SIGKILL)?;
     within(RECOVERY, "the server to notice", || Ok(!cluster.crashes(mark)?.is_empty()))?;

@@ -35,6 +35,7 @@ mod disk_full;
 mod documentation;
 mod escalation;
 mod events;
+mod failures;
 pub mod flood;
 mod foreign_errors;
 mod guard_schema;
@@ -122,6 +123,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("documentation", documentation::tests()),
         ("escalation", escalation::tests()),
         ("events", events::tests()),
+        ("failures", failures::tests()),
         ("flood", flood::tests()),
         ("foreign_errors", foreign_errors::tests()),
         ("guard_schema", guard_schema::tests()),

@@ -1,0 +1,265 @@
+//! Where a handover can be stopped, and by whom.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use postgres::Client;
+
+use super::super::two_backends::{NOT_OWNER, is, write};
+use super::Point;
+use crate::client::{Refusal, Session};
+use crate::cluster::Cluster;
+use crate::pending::Pending;
+use crate::wait::within;
+
+/// A tenant besides the point's that rebuilt owns.
+pub const OF_REBUILT: i32 = 90;
+
+/// One that legacy owns.
+const OF_LEGACY: i32 = 91;
+
+/// Getting to a step on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a handover is about to do when it is stopped, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Look at the owner before it locks anything. `ownership` is locked.
+    Look,
+    /// Take the tenant's lock. A writer has it.
+    TenantLock,
+    /// Announce itself to those who share all tenants. A writer of many does.
+    AllLock,
+    /// Take the tenant's lock once more, after a deadlock in which it stepped back.
+    SecondTry,
+    /// Read the row again under its locks. `ownership` is locked since it waited for the tenant.
+    Reread,
+    /// Change the row. `ownership` is locked against writers.
+    Change,
+    /// The same; the row is locked.
+    Row,
+    /// Write history. `ownership_change` is locked against writers.
+    Record,
+    /// Commit, in a transaction with more to it. Nobody stops it.
+    BeforeCommit,
+    /// Commit, and tell listeners first. Another commit that does is under way.
+    Notify,
+    /// End its commit, which is in the log. The standby doesn't answer.
+    Standby,
+}
+
+impl Step {
+    /// All of them.
+    pub const ALL: [Step; 11] = [
+        Step::Look,
+        Step::TenantLock,
+        Step::AllLock,
+        Step::SecondTry,
+        Step::Reread,
+        Step::Change,
+        Step::Row,
+        Step::Record,
+        Step::BeforeCommit,
+        Step::Notify,
+        Step::Standby,
+    ];
+
+    /// What the handover waits for there.
+    fn waits_for(self) -> &'static str {
+        match self {
+            Step::Look | Step::Reread | Step::Change => "relation holdfast.ownership",
+            Step::TenantLock | Step::SecondTry => "advisory 18502",
+            Step::AllLock => "advisory 18503",
+            Step::Row => "transactionid",
+            Step::Record => "relation holdfast.ownership_change",
+            Step::BeforeCommit => "ClientRead",
+            Step::Notify => "object",
+            Step::Standby => "SyncRep",
+        }
+    }
+
+    /// Whether writers of the tenant are held meanwhile.
+    fn holds_writers(self) -> bool {
+        self != Step::Look
+    }
+}
+
+/// A handover that stands still.
+pub struct Stopped {
+    handover: Stood,
+    /// A writer of the tenant, whom the handover holds.
+    held: Option<Pending>,
+    /// The sessions in its way.
+    idle: Vec<Session>,
+    busy: Vec<Pending>,
+}
+
+enum Stood {
+    Waiting(Pending),
+    Idle(Session),
+}
+
+impl Stopped {
+    /// Brings a handover to its step.
+    pub fn at(point: &Point) -> Result<Stopped> {
+        let mut idle = Vec::new();
+        let mut busy = Vec::new();
+        let (stage, tenant) = (point.stage, point.tenant);
+        let (old, _) = point.handover.owners();
+        let of_old = || stage.database.connect_as(stage.role(old));
+        let other = if old == "legacy" { OF_LEGACY } else { OF_REBUILT };
+        match point.step {
+            Step::Look => idle.push(locking(point, "ownership", "ACCESS EXCLUSIVE")?),
+            Step::TenantLock | Step::Reread => {
+                let mut writer = of_old()?;
+                writer.exec(&format!("BEGIN; {}", write(tenant)))?;
+                idle.push(writer);
+            }
+            Step::AllLock => idle.push(escalated(point)?),
+            Step::SecondTry => {
+                let mut second = of_old()?;
+                second.exec(&format!("BEGIN; {}", write(other)))?;
+                let mut first = escalated(point)?.start(&write(other));
+                first.wait_until_blocked()?;
+                idle.push(second);
+                busy.push(first);
+            }
+            Step::Change => idle.push(locking(point, "ownership", "SHARE")?),
+            Step::Row => {
+                let mut session = stage.operator()?;
+                session.exec(&format!("BEGIN; SELECT FROM holdfast.ownership WHERE tenant = '{tenant}' FOR UPDATE"))?;
+                idle.push(session);
+            }
+            Step::Record => idle.push(locking(point, "ownership_change", "SHARE")?),
+            Step::Notify => {
+                let mut session = stage.operator()?;
+                session.exec("SET synchronous_commit = on")?;
+                // Only what has written to the log waits for a standby.
+                let notify = "SELECT pg_logical_emit_message(true, 'test', ''), pg_notify('in_the_way', '')";
+                let pending = session.start(notify);
+                wait_for(&mut observer(point)?, pending.pid(), "SyncRep")?;
+                busy.push(pending);
+            }
+            Step::BeforeCommit | Step::Standby => {}
+        }
+
+        let mut session = stage.operator()?;
+        session.exec(&point.blow.settings())?;
+        if point.step == Step::Standby {
+            session.exec("SET synchronous_commit = on")?;
+        }
+        let sql = point.handover.sql(tenant);
+        let pid = session.pid();
+        let handover = if point.step == Step::BeforeCommit {
+            session.exec(&format!("BEGIN; {sql}"))?;
+            Stood::Idle(session)
+        } else {
+            Stood::Waiting(session.start(&sql))
+        };
+
+        let mut observer = observer(point)?;
+        match point.step {
+            Step::Reread => {
+                wait_for(&mut observer, pid, Step::TenantLock.waits_for())?;
+                let in_the_way = locking(point, "ownership", "ACCESS EXCLUSIVE")?;
+                for mut writer in std::mem::replace(&mut idle, vec![in_the_way]) {
+                    writer.exec("COMMIT")?;
+                }
+            }
+            Step::SecondTry => {
+                wait_for(&mut observer, pid, Step::AllLock.waits_for())?;
+                for second in &mut idle {
+                    // It queues for the tenant and closes the cycle; so it has the tenant when the handover steps back.
+                    second.exec(&new_row(tenant))?;
+                }
+            }
+            _ => {}
+        }
+        wait_for(&mut observer, pid, point.step.waits_for())?;
+        let held = if point.step.holds_writers() {
+            let mut writer = of_old()?;
+            writer.exec("SET holdfast.hold_timeout = '1 min'")?;
+            let mut writer = writer.start(&new_row(tenant));
+            writer.wait_until_blocked()?;
+            Some(writer)
+        } else {
+            None
+        };
+        Ok(Stopped { handover, held, idle, busy })
+    }
+
+    /// Ends the handover, then lets everybody go on; whether it was committed.
+    pub fn strike(self, point: &Point, cluster: &mut Cluster) -> Result<bool> {
+        let mut committed = match self.handover {
+            Stood::Waiting(pending) => point.blow.end(pending, cluster)?,
+            Stood::Idle(session) => point.blow.end_idle(session, cluster).map(|()| false)?,
+        };
+        // What is in the log can't be called back, whatever the client was told.
+        committed |= point.step == Step::Standby;
+        let all_ended = point.blow.ends_all();
+        for mut session in self.idle {
+            ensure!(session.exec("COMMIT").is_err() == all_ended, "who was in the way could commit: {}", !all_ended);
+        }
+        for pending in self.busy {
+            if !all_ended {
+                pending.cancel()?;
+            }
+            // Cancelled or ended: what becomes of it isn't the point.
+            let _ = pending.finish()?;
+        }
+        if let Some(held) = self.held {
+            let result = held.finish()?.1;
+            match (all_ended, committed) {
+                (true, _) => ensure!(result.is_err(), "the crash has left a session"),
+                (false, false) => {
+                    result?;
+                }
+                (false, true) => match result.as_ref().err().and_then(Refusal::of) {
+                    Some(refusal) => is(&refusal, NOT_OWNER)?,
+                    None => bail!("the old owner has written after the handover"),
+                },
+            }
+        }
+        Ok(committed)
+    }
+}
+
+/// A new row of the tenant: only the tenant's lock can hold it.
+fn new_row(tenant: i32) -> String {
+    static NEXT: AtomicI32 = AtomicI32::new(1_001);
+    format!("INSERT INTO orders VALUES ({}, {tenant})", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A session that has a table of ours locked.
+fn locking(point: &Point, table: &str, mode: &str) -> Result<Session> {
+    let mut session = point.stage.operator()?;
+    session.exec(&format!("BEGIN; LOCK TABLE holdfast.{table} IN {mode} MODE"))?;
+    Ok(session)
+}
+
+/// A legacy transaction that has written so many tenants, the point's not among them, that it shares the lock on all.
+fn escalated(point: &Point) -> Result<Session> {
+    let mut session = point.stage.legacy()?;
+    session.exec("BEGIN; UPDATE orders SET note = session_user WHERE id BETWEEN 41 AND 80")?;
+    Ok(session)
+}
+
+fn observer(point: &Point) -> Result<Client> {
+    point.stage.operator()?.endpoint().observe(&point.stage.database.name)
+}
+
+/// Waits until a session waits for something: a heavyweight lock, else what pg_stat_activity says.
+fn wait_for(observer: &mut Client, pid: i32, what: &str) -> Result<()> {
+    let sql = "
+        SELECT coalesce((SELECT concat_ws(' ', locktype, coalesce(relation::regclass::text,
+                    CASE locktype WHEN 'advisory' THEN objsubid::text END))
+                FROM pg_catalog.pg_locks WHERE pid = $1 AND NOT granted), wait_event, '')
+        FROM pg_catalog.pg_stat_activity WHERE pid = $1";
+    let mut last = String::new();
+    let outcome = within(PATIENCE, what, || {
+        last = observer.query_opt(sql, &[&pid])?.map_or_else(|| Ok("(gone)".to_owned()), |row| row.try_get(0))?;
+        Ok(last == what)
+    });
+    outcome.map_err(|error| error.context(format!("it waits for \"{last}\" instead")))
+}
