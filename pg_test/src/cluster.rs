@@ -38,6 +38,8 @@ pub struct ClusterOptions {
 pub enum Holds {
     /// The data directory without the write-ahead log, without which no server goes on.
     Data,
+    /// The write-ahead log alone.
+    Log,
     /// Nothing yet.
     Nothing,
 }
@@ -178,11 +180,13 @@ impl Cluster {
             Some((megabytes, _)) => Some(SmallDisk::mount(&folder.join("small"), megabytes, postgres.account())?),
             None => None,
         };
-        let on_it = matches!(options.small_disk, Some((_, Holds::Data)));
-        let data_dir = folder.join(if on_it { "small/data" } else { "data" });
+        let holds = options.small_disk.map(|(_, holds)| holds);
+        let data_dir = folder.join(if holds == Some(Holds::Data) { "small/data" } else { "data" });
         prepare(&data_dir)?;
-        if on_it {
-            let (inside, outside) = (data_dir.join("pg_wal"), folder.join("wal"));
+        if let Some(Holds::Data | Holds::Log) = holds {
+            // The one beside the other.
+            let outside = folder.join(if holds == Some(Holds::Log) { "small/wal" } else { "wal" });
+            let inside = data_dir.join("pg_wal");
             copy_tree(&inside, &outside)?;
             fs::remove_dir_all(&inside)?;
             symlink(&outside, &inside)?;

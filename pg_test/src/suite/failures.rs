@@ -66,7 +66,7 @@ impl Handover {
         }
     }
 
-    fn sql(self, tenant: i32) -> String {
+    fn sql(self, tenant: &str) -> String {
         match self {
             Handover::Cutover => format!("SELECT holdfast.cutover('{tenant}', 'rebuilt', max_pause => '1 min')"),
             Handover::Rollback => format!("SELECT holdfast.rollback_cutover('{tenant}')"),
@@ -106,19 +106,21 @@ impl Point<'_> {
             self.stage.cut_over(self.tenant, "rebuilt")?;
         }
         if self.handover == Handover::Cutover && self.step == Step::Row {
-            self.stage.operator()?.exec(&Handover::Rollback.sql(self.tenant))?;
+            self.stage.operator()?.exec(&Handover::Rollback.sql(&self.tenant.to_string()))?;
         }
-        let before = Before::look(self)?;
+        let tenant = self.tenant.to_string();
+        let before = Before::look(self.stage, &tenant)?;
         let stopped = Stopped::at(self)?;
         let committed = stopped.strike(self, cluster)?;
         ensure!(committed == (self.step == Step::Standby), "the handover was committed: {committed}");
-        before.check(self, committed)?;
         if committed {
+            before.check(new, 1)?;
             return self.stage.ensure_sound(self.tenant, new);
         }
+        before.check(old, 0)?;
         self.stage.ensure_sound(self.tenant, old)?;
-        self.stage.operator()?.exec(&self.handover.sql(self.tenant)).context("once more, undisturbed")?;
-        before.check(self, true)?;
+        self.stage.operator()?.exec(&self.handover.sql(&tenant)).context("once more, undisturbed")?;
+        before.check(new, 1)?;
         self.stage.ensure_sound(self.tenant, new)
     }
 }

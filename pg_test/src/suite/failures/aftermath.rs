@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::Point;
+use super::super::two_backends::TwoBackends;
 
 /// Tenants whose owner, epoch or freeze isn't what history last said.
 const CONTRADICTIONS: &str = "
@@ -11,25 +11,26 @@ const CONTRADICTIONS: &str = "
                ORDER BY tenant, id DESC) c USING (tenant)
     WHERE (o.owner, o.epoch) IS DISTINCT FROM (c.to_backend, c.epoch) OR o.freeze_reason IS NOT NULL";
 
-/// The history before a point.
-pub struct Before {
+/// A tenant's history before its handover fails.
+pub struct Before<'a> {
+    stage: &'a TwoBackends,
+    tenant: &'a str,
     changes: i64,
 }
 
-impl Before {
+impl Before<'_> {
     /// Counts it.
-    pub fn look(point: &Point) -> Result<Before> {
-        Ok(Before { changes: changes(point)? })
+    pub fn look<'a>(stage: &'a TwoBackends, tenant: &'a str) -> Result<Before<'a>> {
+        Ok(Before { stage, tenant, changes: changes(stage, tenant)? })
     }
 
-    /// History has one more entry if the handover was committed, and none if it wasn't; it says what the tenant's row says.
-    pub fn check(&self, point: &Point, committed: bool) -> Result<()> {
-        let (old, new) = point.handover.owners();
-        let owner = point.stage.owner(point.tenant)?;
-        ensure!(owner == if committed { new } else { old }, "{owner} owns the tenant; committed: {committed}");
-        let more = changes(point)? - self.changes;
-        ensure!(more == i64::from(committed), "{more} more entries of history; committed: {committed}");
-        let mut operator = point.stage.operator()?;
+    /// History has so many more entries, and says what the tenant's row says.
+    pub fn check(&self, owner: &str, more: i64) -> Result<()> {
+        let mut operator = self.stage.operator()?;
+        let now: String = operator.query_one("SELECT holdfast.owner_of($1)", &[&self.tenant])?.try_get(0)?;
+        ensure!(now == owner, "{now} owns the tenant");
+        let really = changes(self.stage, self.tenant)? - self.changes;
+        ensure!(really == more, "{really} more entries of history, not {more}");
         let contradictions = operator.rows(CONTRADICTIONS)?;
         ensure!(contradictions.is_empty(), "ownership and its history differ: {contradictions:?}");
         let prepared: i64 = operator.one("SELECT count(*) FROM pg_catalog.pg_prepared_xacts")?;
@@ -38,7 +39,7 @@ impl Before {
     }
 }
 
-fn changes(point: &Point) -> Result<i64> {
-    let tenant = point.tenant;
-    point.stage.operator()?.one(&format!("SELECT count(*) FROM holdfast.ownership_change WHERE tenant = '{tenant}'"))
+fn changes(stage: &TwoBackends, tenant: &str) -> Result<i64> {
+    let sql = "SELECT count(*) FROM holdfast.ownership_change WHERE tenant = $1";
+    Ok(stage.operator()?.query_one(sql, &[&tenant])?.try_get(0)?)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use postgres::Client;
 
-use super::super::two_backends::{NOT_OWNER, is, write};
+use super::super::two_backends::{NOT_OWNER, TwoBackends, is, write};
 use super::Point;
 use crate::client::{Refusal, Session};
 use crate::cluster::Cluster;
@@ -66,7 +66,7 @@ impl Step {
     ];
 
     /// What the handover waits for there.
-    fn waits_for(self) -> &'static str {
+    pub fn waits_for(self) -> &'static str {
         match self {
             Step::Look | Step::Reread | Step::Change => "relation holdfast.ownership",
             Step::TenantLock | Step::SecondTry => "advisory 18502",
@@ -110,7 +110,7 @@ impl Stopped {
         let of_old = || stage.database.connect_as(stage.role(old));
         let other = if old == "legacy" { OF_LEGACY } else { OF_REBUILT };
         match point.step {
-            Step::Look => idle.push(locking(point, "ownership", "ACCESS EXCLUSIVE")?),
+            Step::Look => idle.push(locking(stage, "ownership", "ACCESS EXCLUSIVE")?),
             Step::TenantLock | Step::Reread => {
                 let mut writer = of_old()?;
                 writer.exec(&format!("BEGIN; {}", write(tenant)))?;
@@ -125,20 +125,20 @@ impl Stopped {
                 idle.push(second);
                 busy.push(first);
             }
-            Step::Change => idle.push(locking(point, "ownership", "SHARE")?),
+            Step::Change => idle.push(locking(stage, "ownership", "SHARE")?),
             Step::Row => {
                 let mut session = stage.operator()?;
                 session.exec(&format!("BEGIN; SELECT FROM holdfast.ownership WHERE tenant = '{tenant}' FOR UPDATE"))?;
                 idle.push(session);
             }
-            Step::Record => idle.push(locking(point, "ownership_change", "SHARE")?),
+            Step::Record => idle.push(locking(stage, "ownership_change", "SHARE")?),
             Step::Notify => {
                 let mut session = stage.operator()?;
                 session.exec("SET synchronous_commit = on")?;
                 // Only what has written to the log waits for a standby.
                 let notify = "SELECT pg_logical_emit_message(true, 'test', ''), pg_notify('in_the_way', '')";
                 let pending = session.start(notify);
-                wait_for(&mut observer(point)?, pending.pid(), "SyncRep")?;
+                wait_for(&mut observer(stage)?, pending.pid(), "SyncRep")?;
                 busy.push(pending);
             }
             Step::BeforeCommit | Step::Standby => {}
@@ -149,7 +149,7 @@ impl Stopped {
         if point.step == Step::Standby {
             session.exec("SET synchronous_commit = on")?;
         }
-        let sql = point.handover.sql(tenant);
+        let sql = point.handover.sql(&tenant.to_string());
         let pid = session.pid();
         let handover = if point.step == Step::BeforeCommit {
             session.exec(&format!("BEGIN; {sql}"))?;
@@ -158,11 +158,11 @@ impl Stopped {
             Stood::Waiting(session.start(&sql))
         };
 
-        let mut observer = observer(point)?;
+        let mut observer = observer(stage)?;
         match point.step {
             Step::Reread => {
                 wait_for(&mut observer, pid, Step::TenantLock.waits_for())?;
-                let in_the_way = locking(point, "ownership", "ACCESS EXCLUSIVE")?;
+                let in_the_way = locking(stage, "ownership", "ACCESS EXCLUSIVE")?;
                 for mut writer in std::mem::replace(&mut idle, vec![in_the_way]) {
                     writer.exec("COMMIT")?;
                 }
@@ -232,8 +232,8 @@ fn new_row(tenant: i32) -> String {
 }
 
 /// A session that has a table of ours locked.
-fn locking(point: &Point, table: &str, mode: &str) -> Result<Session> {
-    let mut session = point.stage.operator()?;
+pub fn locking(stage: &TwoBackends, table: &str, mode: &str) -> Result<Session> {
+    let mut session = stage.operator()?;
     session.exec(&format!("BEGIN; LOCK TABLE holdfast.{table} IN {mode} MODE"))?;
     Ok(session)
 }
@@ -245,12 +245,13 @@ fn escalated(point: &Point) -> Result<Session> {
     Ok(session)
 }
 
-fn observer(point: &Point) -> Result<Client> {
-    point.stage.operator()?.endpoint().observe(&point.stage.database.name)
+/// A session that looks on.
+pub fn observer(stage: &TwoBackends) -> Result<Client> {
+    stage.operator()?.endpoint().observe(&stage.database.name)
 }
 
 /// Waits until a session waits for something: a heavyweight lock, else what pg_stat_activity says.
-fn wait_for(observer: &mut Client, pid: i32, what: &str) -> Result<()> {
+pub fn wait_for(observer: &mut Client, pid: i32, what: &str) -> Result<()> {
     let sql = "
         SELECT coalesce((SELECT concat_ws(' ', locktype, coalesce(relation::regclass::text,
                     CASE locktype WHEN 'advisory' THEN objsubid::text END))
