@@ -1,4 +1,4 @@
-//! The cutover's steps: `src/api/ownership.rs` and `src/pg/handover.rs`, its commit, and its looks for deadlocks.
+//! The cutover's steps: `src/api/cutover.rs` and `src/pg/handover.rs`, its commit, and its looks for deadlocks.
 
 use crate::locks::{ALL, Mode};
 use crate::mutation::Mutation;
@@ -6,15 +6,16 @@ use crate::protocol::Protocol;
 use crate::state::{Backend, Breach, Handover, Place, Process, Session, State, TENANTS, UnderWay};
 
 impl Protocol {
-    /// `api::ownership::cutover` and `rollback_cutover`, up to where they wait.
+    /// `api::cutover::Order::carry_out`, up to where they wait.
     pub(crate) fn hand_over(&self, state: &mut State, process: Process) {
         let next = usize::from(state.sessions[process].handovers_begun);
         let Some(handover) = self.handovers(process).get(next).copied() else { return };
         self.begin(state, process);
         state.sessions[process].handovers_begun += 1;
         let committed = state.owners[handover.tenant()];
+        // Carried out before: asked for again, and nothing to do.
         if matches!(handover, Handover::Cutover(_, to) if to == committed) {
-            return self.fail(state, process);
+            return;
         }
         let seen = self.is(Mutation::NoRereadUnderLock).then_some(committed);
         self.exclude(state, process, UnderWay { handover, seen });
@@ -58,10 +59,11 @@ impl Protocol {
         };
         match to.filter(|to| *to != from) {
             Some(to) => {
-                state.begin_change(process, tenant, from);
+                state.begin_change(process, under_way.handover, from);
                 state.sessions[process].place = Place::CutoverDecided(to);
             }
-            None => self.fail(state, process),
+            // Carried out before, or never handed over; the locks stay until the transaction ends.
+            None => state.sessions[process].place = Place::Idle,
         }
     }
 

@@ -14,11 +14,11 @@
 //! | it takes the owner from its cache, or reads it as of now | `tenants::remembered`, `read` | [`Action::Look`] |
 //! | it writes and remembers the tenant, or is refused | `trigger::check` | [`Action::Look`] |
 //! | a savepoint's end | `tenants::subtransaction_ended` | [`Action::Release`], [`Action::RollBackTo`] |
-//! | the cutover looks before it locks | `ownership::may_cut_over` | [`Action::HandOver`] |
+//! | the cutover looks before it locks | `cutover::Order::next` | [`Action::HandOver`] |
 //! | it takes the tenant's lock, then the intent on all | `handover::exclude_writers` | [`Place::CutoverAwaitsTenant`], [`Action::Intend`] |
 //! | it looks for deadlocks, and steps back | `locks::DeadlockRecheck`, `NotHad::Deadlock` | [`Action::Detect`], [`Action::Retry`] |
 //! | it forgets what it knew, and reads again | `tenants::forget`, `session::load` | [`Action::Reread`] |
-//! | it changes the row, whose trigger queues the invalidation | `ownership::hand_over` | [`Action::Change`] |
+//! | it changes the row, whose trigger queues the invalidation | `cutover::Order::change` | [`Action::Change`] |
 //! | commit: in the log, visible, invalidation sent, locks released | Postgres, `CommitTransaction` | [`Place::Durable`] and on |
 //!
 //! What is merged into one step and why: a writer's commit, because nobody can tell it from its last part, the release of

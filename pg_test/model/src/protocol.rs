@@ -360,8 +360,13 @@ impl Model for Protocol {
             Property::sometimes("a cutover is committed", |_, state: &State| {
                 state.owners != [Backend::Legacy; TENANTS]
             }),
-            Property::sometimes("a tenant is back", |_, state: &State| {
-                state.owners[0] == Backend::Legacy && state.previous[0] == Some(Backend::Rebuilt)
+            Property::sometimes("a tenant is back", |model: &Protocol, state: &State| {
+                let back = |(process, session): (Process, &Session)| {
+                    let begun = usize::from(session.handovers_begun);
+                    matches!(model.handovers(process).get(begun.wrapping_sub(1)), Some(Handover::Rollback(_)))
+                        && session.place == Place::Told
+                };
+                state.sessions.iter().enumerate().any(back)
             }),
             Property::sometimes("a writer is held", |_, state: &State| {
                 state.is_anybody(|place| matches!(place, Place::AwaitsTenant(..)))

@@ -97,6 +97,8 @@ pub struct Change {
     pub from: Backend,
     /// The new owner; none until the row is changed.
     pub to: Option<Backend>,
+    /// Whether it is a rollback, which can't be rolled back.
+    back: bool,
     level: u8,
 }
 
@@ -227,9 +229,10 @@ impl State {
     }
 
     /// Notes the start of a handover's change at the current level.
-    pub fn begin_change(&mut self, process: Process, tenant: TenantId, from: Backend) {
+    pub fn begin_change(&mut self, process: Process, handover: Handover, from: Backend) {
         if let Some(transaction) = &mut self.sessions[process].transaction {
-            transaction.change = Some(Change { tenant, from, to: None, level: transaction.level });
+            let (tenant, back) = (handover.tenant(), matches!(handover, Handover::Rollback(_)));
+            transaction.change = Some(Change { tenant, from, to: None, back, level: transaction.level });
         }
     }
 
@@ -268,9 +271,9 @@ impl State {
     /// The owner that a durable commit has left in the log.
     pub fn apply_change(&mut self, process: Process) {
         let change = self.sessions[process].transaction.and_then(|transaction| transaction.change);
-        let Some(Change { tenant, from, to: Some(to), .. }) = change else { return };
+        let Some(Change { tenant, from, to: Some(to), back, .. }) = change else { return };
         self.owners[tenant] = to;
-        self.previous[tenant] = Some(from);
+        self.previous[tenant] = (!back).then_some(from);
         self.taint_others(process, tenant);
     }
 
