@@ -1,4 +1,12 @@
-COMMENT ON SCHEMA holdfast IS 'Guards this database while tenants move from a legacy to a rebuilt backend';
+-- A schema that was there before keeps what it had. The comment tells, too, which one goes with the extension
+-- (src/pg/hooks/uninstall.rs). Numbers of savepoints are greater than their transaction's.
+DO $$
+BEGIN
+    IF (SELECT pg_catalog.age(xmin) <= pg_catalog.age(pg_catalog.xid(pg_catalog.pg_current_xact_id())) FROM pg_catalog.pg_namespace WHERE nspname = 'holdfast') THEN
+        COMMENT ON SCHEMA holdfast IS 'Guards this database while tenants move from a legacy to a rebuilt backend';
+    END IF;
+END
+$$;
 
 COMMENT ON TABLE holdfast.migration IS 'Where the migration stands; at most one row';
 COMMENT ON TABLE holdfast.backend IS 'Registered application backends';
@@ -43,6 +51,11 @@ COMMENT ON FUNCTION holdfast.add_backend IS 'Registers a backend; trust is prove
 COMMENT ON FUNCTION holdfast.set_trust IS 'Changes how far a backend is trusted';
 COMMENT ON FUNCTION holdfast.set_default_backend IS 'Sets the backend of sessions that no identity rule matches; NULL = none';
 COMMENT ON FUNCTION holdfast.set_mode IS 'Sets off, observe or enforce: everywhere, or for a backend, a rule, or both';
+COMMENT ON FUNCTION holdfast.set_end_date IS 'Sets the day by which the migration should end, and whether cutovers are refused from then on';
+COMMENT ON FUNCTION holdfast.set_default_owner IS 'Sets the owner of every tenant that has no row of its own';
+COMMENT ON FUNCTION holdfast.retire IS 'Retires a backend that owns nothing and has not been seen lately';
+COMMENT ON FUNCTION holdfast.finish_migration IS 'Ends the migration: nothing is refused any more';
+COMMENT ON FUNCTION holdfast.uninstall_preview IS 'What DROP EXTENSION would take along, and what would stay';
 COMMENT ON FUNCTION holdfast.add_identity IS 'Says which sessions belong to a backend; returns the rule''s number';
 COMMENT ON FUNCTION holdfast.drop_identity IS 'Removes an identity rule';
 COMMENT ON FUNCTION holdfast.add_key IS 'Registers the public key that tokens of a backend are signed with; replaces none';

@@ -22,7 +22,9 @@ CREATE TABLE holdfast.migration (
     default_backend text,
     default_owner text,
     begun_at timestamptz,
-    ends_on date
+    ends_on date,
+    -- What happens then.
+    when_passed text NOT NULL DEFAULT 'warn' CHECK (when_passed IN ('warn', 'refuse_cutovers'))
 );
 
 CREATE TABLE holdfast.backend (

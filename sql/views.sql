@@ -234,7 +234,8 @@ WITH migration AS (
     FROM holdfast.audit_health()
 )
 SELECT item, value FROM (
-    SELECT 1, 'phase', coalesce(phase, 'preparing') || coalesce(', since ' || begun_at::date, '') FROM migration
+    SELECT 1, 'phase', coalesce(phase, 'preparing') || CASE WHEN phase = 'finished' THEN '' ELSE coalesce(', since ' || begun_at::date, '') END
+        FROM migration
     UNION ALL SELECT 2, 'mode', coalesce(mode, 'off') || (
         SELECT CASE pg_catalog.count(*) WHEN 0 THEN '' WHEN 1 THEN ', with one exception'
             ELSE pg_catalog.format(', with %s exceptions', pg_catalog.count(*)) END FROM holdfast.mode_override)
@@ -242,9 +243,10 @@ SELECT item, value FROM (
     UNION ALL SELECT 3, 'ends on', pg_catalog.format('%s, %s', ends_on, CASE
             WHEN ends_on = current_date THEN 'today'
             WHEN ends_on < current_date THEN pg_catalog.format('%s days ago: IT SHOULD BE OVER', current_date - ends_on)
+                || CASE WHEN when_passed = 'refuse_cutovers' THEN ', new cutovers are refused' ELSE '' END
             WHEN ends_on - current_date <= 30 THEN pg_catalog.format('ONLY %s days left', ends_on - current_date)
             ELSE pg_catalog.format('%s days left', ends_on - current_date) END)
-        FROM migration WHERE ends_on IS NOT NULL
+        FROM migration WHERE ends_on IS NOT NULL AND phase IS DISTINCT FROM 'finished'
     UNION ALL SELECT 4, 'default backend', coalesce(default_backend, 'none') FROM migration
     UNION ALL SELECT 5, 'default owner', default_owner || ', of all tenants that are not listed'
         FROM migration WHERE default_owner IS NOT NULL

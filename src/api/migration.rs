@@ -3,6 +3,7 @@
 use pgrx::datum::Date;
 use pgrx::{PgSqlErrorCode, default, pg_extern, search_path};
 
+use super::ending::settle_phase;
 use super::{affected, execute, facts, fetch, known_backend, parsed, required};
 use crate::pg::handover::notify;
 use crate::pg::report::error;
@@ -24,14 +25,7 @@ fn begin_migration(legacy: Option<&str>, rebuilt: Option<&str>, ends_on: Option<
             "",
         );
     }
-    if fetch::<bool>("SELECT $1 <= current_date OR NOT pg_catalog.isfinite($1)", &[ends_on.into()]) == Some(true) {
-        error(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "a migration must end in the future",
-            "",
-            "Give the day by which the guard should be gone, for example current_date + 90.",
-        );
-    }
+    refuse_past(ends_on);
     if let Some(phase) =
         fetch::<String>("SELECT phase FROM holdfast.migration WHERE phase <> 'preparing' FOR UPDATE", &[])
     {
@@ -78,6 +72,7 @@ fn add_backend(backend: Option<&str>, trust: Option<&str>) {
             "Change its trust with SELECT holdfast.set_trust(...).",
         );
     }
+    settle_phase();
 }
 
 /// Changes how far a backend is trusted. A backend that owns tenants can't be retired.
@@ -94,10 +89,11 @@ fn set_trust(backend: Option<&str>, trust: Option<&str>) {
             PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             format!("backend \"{backend}\" still owns tenants"),
             "A retired backend may not write, so its tenants could not be written at all.",
-            "Hand its tenants over first: SELECT holdfast.cutover(...); see the view holdfast.tenants.",
+            "Hand its tenants over first: SELECT holdfast.cutover(...), set_default_owner(...); see the view holdfast.tenants.",
         );
     }
     execute("UPDATE holdfast.backend SET trust = $2 WHERE backend = $1", &[backend.into(), trust.as_str().into()]);
+    settle_phase();
 }
 
 /// Sets the backend of sessions that no identity rule matches; NULL = none: they may not write guarded tables.
@@ -145,6 +141,18 @@ fn set_mode(mode: Option<&str>, backend: default!(Option<&str>, "NULL"), rule: d
         }
     }
     notify(&serde_json::json!({ "event": "mode", "mode": word, "backend": backend, "rule": rule }));
+}
+
+/// The day by which a migration should end must be yet to come.
+pub(super) fn refuse_past(ends_on: Date) {
+    if fetch::<bool>("SELECT $1 <= current_date OR NOT pg_catalog.isfinite($1)", &[ends_on.into()]) == Some(true) {
+        error(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "a migration must end in the future",
+            "",
+            "Give the day by which the guard should be gone, for example current_date + 90.",
+        );
+    }
 }
 
 /// A backend's name, which must not be empty.

@@ -11,6 +11,7 @@ mod cascade;
 mod check_setup;
 mod coverage;
 mod cutover;
+mod ending;
 mod exclusion;
 mod freeze;
 mod glass;

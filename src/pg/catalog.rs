@@ -166,6 +166,7 @@ impl Catalog {
             policy.default_owner = row.text(4);
             let under_way = matches!(row.text(1).as_deref(), Some("shared" | "single"));
             policy.ends_on = (under_way && !row.is_null(6)).then(|| row.int4(6));
+            policy.when_passed = row.parsed(7).unwrap_or_default();
         });
         scan(self.backend, |row| {
             if let (Some(name), Some(trust)) = (row.text(0), row.parsed(1)) {

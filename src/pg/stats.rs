@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
+use super::compat;
 use super::session::Session;
 use super::shared::{self, Region};
 use crate::policy::looks::{Ending, Look, RULES, Tally};
@@ -52,6 +53,8 @@ struct Entry {
     key: Cell<Key>,
     generation: AtomicU64,
     since: AtomicI64,
+    /// When figures came in last, whatever has been reset since; 0 = never.
+    seen: AtomicI64,
     looks: [AtomicU64; Look::COUNT],
     endings: [[AtomicU64; Ending::COUNT]; RULES],
 }
@@ -77,6 +80,8 @@ impl Entry {
 #[repr(C)]
 struct Shared {
     lock: *mut pg_sys::LWLock,
+    /// When this memory was laid out, which a crash of the server does anew.
+    begun: AtomicI64,
     /// For whom there was no entry left; its key stays unused.
     others: Entry,
     /// How many of the entries have ever been used: the others needn't be looked at. Protected by the lock, too.
@@ -121,6 +126,7 @@ unsafe fn lay_out(memory: *mut u8) {
     unsafe {
         let shared = memory.cast::<Shared>();
         (*shared).lock = shared::lock(NAME, 0);
+        (*shared).begun.store(pg_sys::GetCurrentTimestamp(), Ordering::Relaxed);
         (*shared).others.clear();
     }
 }
@@ -186,6 +192,7 @@ fn find_or_claim(shared: &'static Shared, key: Key) -> Option<&'static Entry> {
                     Some(next)
                 })?;
                 entry.clear();
+                entry.seen.store(0, Ordering::Relaxed);
                 entry.key.set(key);
                 Some(entry)
             })
@@ -267,22 +274,27 @@ impl Counts {
     /// Adds what was counted to what everybody sees. Touches memory only.
     fn publish(&self) {
         let shared = self.entry.filter(|(entry, of)| entry.generation.load(Ordering::Relaxed) == *of);
+        let any = Cell::new(false);
         let give = |own: &Cell<u64>, all: Option<&AtomicU64>| {
             let count = own.take();
             if let (true, Some(all)) = (count != 0, all) {
                 all.fetch_add(count, Ordering::Relaxed);
+                any.set(true);
             }
         };
         for (n, own) in self.looks.iter().enumerate() {
             give(own, shared.map(|(entry, _)| &entry.looks[n]));
         }
-        if !self.ended.take() {
-            return;
-        }
-        for (rule, own) in self.endings.iter().enumerate() {
-            for (n, own) in own.iter().enumerate() {
-                give(own, shared.map(|(entry, _)| &entry.endings[rule][n]));
+        if self.ended.take() {
+            for (rule, own) in self.endings.iter().enumerate() {
+                for (n, own) in own.iter().enumerate() {
+                    give(own, shared.map(|(entry, _)| &entry.endings[rule][n]));
+                }
             }
+        }
+        if let (true, Some((entry, _))) = (any.get(), shared) {
+            // SAFETY: has no precondition, and raises no error. It is when the statement began, which costs nothing to ask.
+            entry.seen.store(unsafe { compat::GetCurrentStatementStartTimestamp() }, Ordering::Relaxed);
         }
     }
 }
@@ -342,6 +354,18 @@ pub fn counted(session: &Session) -> (Vec<Counted>, Option<Counted>) {
     let others = shared.others.tally();
     let others = (others != Tally::EMPTY).then(|| (None, shared.others.since.load(Ordering::Relaxed), others));
     (found.into_iter().map(counted).collect(), others.map(counted))
+}
+
+/// When a session of a backend last wrote a guarded table, or tried to, in this database; and since when that is known. Both in
+/// microseconds since 2000.
+pub fn last_seen(session: &Session, backend: &str) -> (Option<i64>, i64) {
+    publish();
+    let Some(shared) = shared() else { return (None, i64::MAX) };
+    let key = Key::of(session.catalog.extension, Some(backend));
+    let seen = locked(shared, pg_sys::LWLockMode::LW_SHARED, |entries| {
+        entries.iter().find(|entry| entry.key.get() == key).map(|entry| entry.seen.load(Ordering::Relaxed))
+    });
+    (seen.filter(|at| *at != 0), shared.begun.load(Ordering::Relaxed))
 }
 
 /// Begins to count anew in this database.

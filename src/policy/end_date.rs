@@ -1,7 +1,11 @@
 //! A migration ends on a fixed date. Nothing happens on that day, but that somebody is told: a guard that stops by itself would
-//! let everything pass, and one that stops everything would be an outage.
+//! let everything pass, and one that stops everything would be an outage. Where the policy says so no more tenants are handed
+//! over from then on; writers and ways back go on.
 
 use std::fmt;
+use std::str::FromStr;
+
+use super::backend::UnknownWord;
 
 /// From how many days before the end on.
 pub const NEAR: i32 = 30;
@@ -21,6 +25,41 @@ pub fn reminder(ends_on: Option<i32>, today: i32) -> Option<Reminder> {
         left @ 0..=NEAR => Some(Reminder::Near(left)),
         left if left < 0 => Some(Reminder::Passed(-left)),
         _ => None,
+    }
+}
+
+/// What happens when the day has passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenPassed {
+    /// Somebody is told.
+    #[default]
+    Warn,
+    /// Nothing is handed over any more, but back.
+    RefuseCutovers,
+}
+
+impl WhenPassed {
+    /// Every value, as an error message lists them.
+    pub const NAMES: &str = "warn, refuse_cutovers";
+
+    /// The word used in SQL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WhenPassed::Warn => "warn",
+            WhenPassed::RefuseCutovers => "refuse_cutovers",
+        }
+    }
+}
+
+impl FromStr for WhenPassed {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        match word {
+            "warn" => Ok(WhenPassed::Warn),
+            "refuse_cutovers" => Ok(WhenPassed::RefuseCutovers),
+            _ => Err(UnknownWord),
+        }
     }
 }
 
@@ -55,6 +94,14 @@ mod tests {
         for (ends_on, expected) in cases {
             assert_eq!(reminder(ends_on, 100), expected, "{ends_on:?}");
         }
+    }
+
+    #[test]
+    fn words_round_trip() {
+        for word in WhenPassed::NAMES.split(", ") {
+            assert_eq!(word.parse::<WhenPassed>().map(WhenPassed::as_str), Ok(word));
+        }
+        assert_eq!("stop".parse::<WhenPassed>(), Err(UnknownWord));
     }
 
     #[test]

@@ -21,7 +21,8 @@
 //! | [`limits`] | how much a backend may write |
 //! | [`looks`] | what is counted of all this, and for which rules |
 //! | [`mode`] | whether a broken rule is ignored, recorded or refused |
-//! | [`end_date`] | when to remind of the migration's end |
+//! | [`end_date`] | when to remind of the migration's end, and what happens when it passes |
+//! | [`ending`] | when a backend may be retired, and the guard lifted |
 //! | [`rules`] | the name, SQLSTATE and wording of every refusal |
 //! | [`events`] | what is recorded of a refusal |
 //! | [`query_text`] | what an event keeps of a statement |
@@ -37,6 +38,7 @@ pub mod columns;
 pub mod command;
 pub mod composite;
 pub mod end_date;
+pub mod ending;
 pub mod events;
 pub mod flood;
 pub mod glass;

@@ -14,7 +14,7 @@
 use serde::Deserialize;
 
 use super::backend::{Backend, Trust};
-use super::end_date::{self, Reminder};
+use super::end_date::{self, Reminder, WhenPassed};
 use super::mode::Mode;
 use super::ownership::{CutoverError, check_cutover};
 use super::rules::Rule;
@@ -33,8 +33,7 @@ pub const CHECKS: &[Check] = &[
     essential("soak", Blocks::Forward, soak),
     essential("invariants", Blocks::Forward, invariants),
     essential("parity", Blocks::Forward, parity),
-    // A date that stops a migration from going on is for the policy to choose; until it can, it warns.
-    essential("end_date", Blocks::Never, end_date),
+    essential("end_date", Blocks::ForwardByPolicy, end_date),
     advisory("unclassified", unclassified),
     advisory("open_transactions", open_transactions),
     advisory("prepared_transactions", prepared_transactions),
@@ -64,8 +63,8 @@ enum Blocks {
     Always,
     /// All but a way back.
     Forward,
-    /// None.
-    Never,
+    /// All but a way back, where the policy says that the end date does.
+    ForwardByPolicy,
 }
 
 const fn essential(name: &'static str, blocks: Blocks, judge: fn(&Essentials) -> Finding) -> Check {
@@ -237,7 +236,7 @@ impl Essentials<'_> {
         match blocks {
             Blocks::Always => true,
             Blocks::Forward => !self.goes_back(),
-            Blocks::Never => false,
+            Blocks::ForwardByPolicy => !self.goes_back() && self.policy.when_passed == WhenPassed::RefuseCutovers,
         }
     }
 
@@ -381,7 +380,13 @@ fn parity(_: &Essentials) -> Finding {
 fn end_date(e: &Essentials) -> Finding {
     let Some(ends_on) = e.policy.ends_on else { return fine("The migration has no end date.") };
     match end_date::reminder(Some(ends_on), e.today) {
-        Some(Reminder::Passed(days)) => amiss(format!("The migration should have ended {} ago.", count_days(days))),
+        Some(Reminder::Passed(days)) => {
+            let refused = match e.policy.when_passed {
+                WhenPassed::Warn => "",
+                WhenPassed::RefuseCutovers => " Only ways back are open; set_end_date() names another day.",
+            };
+            amiss(format!("The migration should have ended {} ago.{refused}", count_days(days)))
+        }
         _ => fine(format!("The migration ends in {}.", count_days(ends_on.saturating_sub(e.today)))),
     }
 }

@@ -1,6 +1,7 @@
 //! All of a database's policy, as one value.
 
 use super::backend::Backend;
+use super::end_date::WhenPassed;
 use super::identity::{Claims, Identity, IdentityRule, Login, identify};
 use super::limits::Limits;
 use super::mode::{Mode, Modes};
@@ -23,6 +24,8 @@ pub struct PolicySet {
     pub default_owner: Option<String>,
     /// The day on which the migration under way should end, in days since 2000.
     pub ends_on: Option<i32>,
+    /// What happens when it has passed.
+    pub when_passed: WhenPassed,
     /// The modes.
     pub modes: Modes,
     /// The write surface of all backends.

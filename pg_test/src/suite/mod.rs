@@ -33,6 +33,7 @@ mod databases;
 mod destructive;
 mod disk_full;
 mod documentation;
+mod ending;
 mod escalation;
 mod events;
 mod failures;
@@ -92,6 +93,7 @@ mod unfiltered;
 mod wave_soak;
 mod wave_standby;
 mod waves;
+mod uninstall;
 mod ways_in;
 mod worker;
 
@@ -121,6 +123,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("destructive", destructive::tests()),
         ("disk_full", disk_full::tests()),
         ("documentation", documentation::tests()),
+        ("ending", ending::tests()),
         ("escalation", escalation::tests()),
         ("events", events::tests()),
         ("failures", failures::tests()),
@@ -171,6 +174,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("wave_soak", wave_soak::tests()),
         ("wave_standby", wave_standby::tests()),
         ("waves", waves::tests()),
+        ("uninstall", uninstall::tests()),
         ("ways_in", ways_in::tests()),
         ("worker", worker::tests()),
     ]

@@ -49,7 +49,7 @@ pub(super) const CHECKS: &[Check] = &[
         Warning,
         "end_date_passed",
         "SELECT format('The migration should have ended on %s, %s days ago. The guard goes on.', ends_on, current_date - ends_on),
-             'Finish it, or agree on another date.'
+             'Finish it with finish_migration(), or agree on another date: SELECT holdfast.set_end_date(...);'
          FROM holdfast.migration WHERE ends_on < current_date AND phase IN ('shared', 'single')",
     ),
     check(

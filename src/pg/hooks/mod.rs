@@ -15,6 +15,7 @@ mod own_tables;
 mod prepared;
 mod rewrites;
 mod settings;
+mod uninstall;
 mod utility;
 
 /// Puts our hooks in front of whatever is there. Called once, from `_PG_init`.

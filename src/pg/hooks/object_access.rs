@@ -8,7 +8,7 @@ use std::ptr;
 use once_cell::sync::OnceCell;
 use pgrx::{pg_guard, pg_sys};
 
-use super::{aftermath, drops, functions, objects, own_tables};
+use super::{aftermath, drops, functions, objects, own_tables, uninstall};
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
 use crate::pg::{audit, compat, glass, relation, settings, tenants, trigger};
@@ -73,6 +73,9 @@ unsafe extern "C-unwind" fn object_access(
                 OAT_POST_ALTER => change(class, object, sub, is_altered_internally(arg.cast()), false),
                 _ => change(class, object, sub, is_dropped_internally(arg.cast()), true),
             });
+        }
+        if access == OAT_DROP && class == pg_sys::ExtensionRelationId {
+            report::raise(uninstall::extension_goes(object));
         }
         if let Some(Some(next)) = NEXT.get() {
             next(access, class, object, sub, arg);

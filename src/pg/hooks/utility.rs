@@ -6,7 +6,7 @@ use std::ffi::c_char;
 use once_cell::sync::OnceCell;
 use pgrx::{pg_guard, pg_sys};
 
-use super::{aftermath, commands, drops, executor, object_access};
+use super::{aftermath, commands, drops, executor, object_access, uninstall};
 use crate::pg::report;
 use crate::pg::{compat, credential, glass, parent_changes, session, settings, statement};
 use crate::policy::glass::End;
@@ -85,6 +85,9 @@ unsafe extern "C-unwind" fn process_utility(
             report::raise(aftermath::check());
         }
         aftermath::ends(around);
+        if uninstall::may_be_left() {
+            report::raise(uninstall::clear_away());
+        }
     }
 }
 
