@@ -48,13 +48,13 @@ pub const CASES: &[Case] = &[
     rows("row deleted, of the tenant before", GUARDED, "DELETE FROM hot WHERE id BETWEEN 1 AND $N"),
     Case {
         name: "row copied in, of the tenant before",
-        units: 2_000,
+        units: 1_000,
         contenders: GUARDED,
         work: Work::Copy("hot", false),
     },
     Case {
         name: "row copied in, of another tenant",
-        units: 2_000,
+        units: 1_000,
         contenders: GUARDED,
         work: Work::Copy("items", true),
     },
@@ -99,11 +99,12 @@ pub const CASES: &[Case] = &[
     statements("SELECT 1, parsed", PASSED_THROUGH, Work::Simple("SELECT 1")),
     statements("SET LOCAL, a command", PASSED_THROUGH, Work::Simple("SET LOCAL work_mem = '4MB'")),
     statements("transaction that does nothing", PASSED_THROUGH, Work::Simple("COMMIT; BEGIN")),
-    statements(
-        "CREATE and DROP of a temporary table",
-        PASSED_THROUGH,
-        Work::Simple("CREATE TEMP TABLE t (id int); DROP TABLE t"),
-    ),
+    Case {
+        name: "CREATE and DROP of a temporary table",
+        units: 10,
+        contenders: PASSED_THROUGH,
+        work: Work::Simple("CREATE TEMP TABLE t (id int); DROP TABLE t"),
+    },
     statements(
         "UPDATE of a temporary table's row",
         PASSED_THROUGH,
@@ -112,11 +113,11 @@ pub const CASES: &[Case] = &[
 ];
 
 const fn rows(name: &'static str, contenders: &'static [Contender], sql: &'static str) -> Case {
-    Case { name, units: 2_000, contenders, work: Work::Bulk(sql) }
+    Case { name, units: 1_000, contenders, work: Work::Bulk(sql) }
 }
 
 const fn statements(name: &'static str, contenders: &'static [Contender], work: Work) -> Case {
-    Case { name, units: 500, contenders, work }
+    Case { name, units: 300, contenders, work }
 }
 
 impl Case {
