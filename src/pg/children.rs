@@ -86,6 +86,7 @@ pub fn remember(key: &[u8], table: pg_sys::Oid, command: WriteCommand, tenant: O
 
 /// This transaction is about to change parents itself: what is known of them is looked up again.
 pub fn doubt() {
+    tenants::lose();
     CHILDREN.with(|c| {
         if let Some(children) = c.borrow_mut().as_mut() {
             // They are looked at again when the transaction ends, too.

@@ -37,8 +37,14 @@ unsafe extern "C-unwind" {
     );
     /// access/xact.h. Can't raise an error.
     pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
+    /// access/xact.h. Can't raise an error.
+    pub fn GetCurrentTransactionNestLevel() -> c_int;
+    /// access/xact.h. Can't raise an error.
+    pub fn IsTransactionState() -> bool;
     /// miscadmin.h. Can't raise an error.
     pub fn InSecurityRestrictedOperation() -> bool;
+    /// miscadmin.h. Can't raise an error in a session.
+    pub fn GetSessionUserId() -> pg_sys::Oid;
     /// executor/tuptable.h. Can't raise an error for the slots that a row trigger is given.
     pub fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attnum: c_int);
 

@@ -34,6 +34,11 @@ pub fn forget() {
     SHOWN.with(|s| s.replace(None));
 }
 
+/// Whether a token was shown; what it proved may be over.
+pub fn is_shown() -> bool {
+    SHOWN.with(|s| s.borrow().is_some())
+}
+
 /// What is proved, if it holds still.
 pub fn current(keys: &[PublicKey]) -> Option<Credential> {
     SHOWN.with(|s| {

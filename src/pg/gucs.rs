@@ -1,6 +1,6 @@
 //! The settings. Few, and none of them lets a user out of the guard: policy lives in tables.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
@@ -131,6 +131,16 @@ pub fn enabled() -> bool {
 /// `holdfast.backend`, none when empty.
 pub fn claimed_backend() -> Option<String> {
     BACKEND.get().map(|s| s.to_string_lossy().into_owned()).filter(|s| !s.is_empty())
+}
+
+/// Whether `holdfast.backend` is this, without a copy of it.
+pub fn claims(backend: Option<&str>) -> bool {
+    // SAFETY: the setting's current value, null or a C string; nothing changes it meanwhile.
+    let claimed = unsafe {
+        let value = *BACKEND.as_ptr();
+        if value.is_null() { &[] } else { CStr::from_ptr(value).to_bytes() }
+    };
+    claimed == backend.unwrap_or_default().as_bytes()
 }
 
 /// `holdfast.hold_timeout`, in milliseconds.

@@ -3,6 +3,7 @@
 
 use pgrx::pg_sys;
 
+use super::known::NO_KEY;
 use super::{compat, session};
 use crate::policy::tenant::{TenantKey, TenantType};
 
@@ -62,6 +63,31 @@ pub unsafe fn is(raw: &[u8], of: TenantType, value: pg_sys::Datum) -> bool {
     }
 }
 
+/// 16 bytes that only this value of its type has; none for what is longer. A plain frame.
+///
+/// # Safety
+/// As for [`look`].
+pub unsafe fn exact(of: TenantType, value: pg_sys::Datum) -> Option<u128> {
+    // SAFETY: the caller gives a value of this family.
+    let key = match unsafe { look(of, value) } {
+        Raw::Integer(number) => u128::from(number as u64),
+        Raw::Bytes(bytes) if of == TenantType::Uuid => u128::from_ne_bytes(bytes.try_into().ok()?),
+        Raw::Bytes(bytes) => {
+            let mut key = [0; 16];
+            let (place, length) = (key.get_mut(..bytes.len())?, u8::try_from(bytes.len()).ok()?);
+            place.copy_from_slice(bytes);
+            // The last byte tells bytes that are zero from those that aren't there.
+            if length > 15 {
+                return None;
+            }
+            key[15] = length;
+            u128::from_le_bytes(key)
+        }
+        Raw::Packed => return None,
+    };
+    (key != NO_KEY).then_some(key)
+}
+
 /// Whether two values have the same raw key. A plain frame; packed ones are said not to.
 ///
 /// # Safety
@@ -117,13 +143,19 @@ pub fn next_component<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 
 /// The raw key of a value.
 fn raw(of: TenantType, value: pg_sys::Datum) -> Vec<u8> {
-    let mut raw = vec![tag(of)];
+    let number;
     // SAFETY: the value is of the column's type.
-    match unsafe { look(of, value) } {
-        Raw::Bytes(bytes) => raw.extend_from_slice(bytes),
-        Raw::Integer(number) => raw.extend_from_slice(&number.to_ne_bytes()),
-        Raw::Packed => raw.extend_from_slice(unpacked(value)),
-    }
+    let bytes = match unsafe { look(of, value) } {
+        Raw::Bytes(bytes) => bytes,
+        Raw::Integer(integer) => {
+            number = integer.to_ne_bytes();
+            &number
+        }
+        Raw::Packed => unpacked(value),
+    };
+    let mut raw = Vec::with_capacity(1 + bytes.len());
+    raw.push(tag(of));
+    raw.extend_from_slice(bytes);
     raw
 }
 

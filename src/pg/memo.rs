@@ -1,4 +1,5 @@
-//! What makes a row pass without a closer look: the key that its tenant hangs on is that of the row before.
+//! What makes a row pass without a closer look: the key that its tenant hangs on is that of the row before, or one that this
+//! statement has seen.
 //!
 //! Everything here but [`Memo::of`] and [`Memory::remember`] runs for every row, in plain frames: it allocates nothing and
 //! compares values where they lie.
@@ -8,13 +9,14 @@ use std::ffi::c_int;
 use pgrx::pg_sys;
 
 use super::keys::{self, KeyColumn};
+use super::known::Known;
 use super::relation::Locate;
-use super::{columns, compat};
+use super::{columns, compat, tenants};
 use crate::policy::columns::KeyColumns;
 use crate::policy::tenant::TenantType;
 
-/// The longest raw key that is remembered from row to row; longer ones are looked up for each row. Three columns of a few
-/// bytes fit, or two of type uuid.
+/// The longest raw key that is remembered from row to row, where it isn't one for [`Known`]; longer ones are looked up for
+/// each row. Three columns of a few bytes fit, or two of type uuid.
 const REMEMBERED: usize = 64;
 
 /// What must be the same in both rows.
@@ -66,29 +68,37 @@ impl Memo {
     }
 }
 
-/// The key of the last row of a statement that passed.
+/// The keys of a statement's rows that passed.
 #[derive(Clone, Copy)]
 pub struct Memory {
     memo: Memo,
-    /// Of the raw key; 0 = none.
+    /// What [`tenants::lost`] said when the first of them passed: it goes on when locks are gone that they passed under.
+    lost: u64,
+    /// Short keys of a single column.
+    known: Known,
+    /// Of the raw key of the last row, where it is of another kind; 0 = none.
     length: usize,
     last: [u8; REMEMBERED],
 }
 
 impl Memory {
     /// Of a table whose tenants nobody asks for.
-    pub const NONE: Memory = Memory { memo: Memo::Nothing, length: 0, last: [0; REMEMBERED] };
+    pub const NONE: Memory =
+        Memory { memo: Memo::Nothing, lost: 0, known: Known::NONE, length: 0, last: [0; REMEMBERED] };
 
     /// Of a table whose rows have their tenants there.
     pub fn of(locate: &Locate) -> Memory {
-        Memory { memo: Memo::of(locate), ..Memory::NONE }
+        Memory { memo: Memo::of(locate), lost: tenants::lost(), ..Memory::NONE }
     }
 
-    /// Whether the row's tenant is that of the last row that passed. A plain frame.
+    /// Whether the row's tenant is one that is known to pass. A plain frame.
     ///
     /// # Safety
     /// The slot is one of the table's.
-    pub unsafe fn passes(&self, slot: *mut pg_sys::TupleTableSlot) -> bool {
+    pub unsafe fn passes(&mut self, slot: *mut pg_sys::TupleTableSlot) -> bool {
+        if self.lost != tenants::lost() {
+            return false;
+        }
         // SAFETY: the caller gives a slot of the table that the columns are of.
         unsafe {
             let (attnum, of) = match &self.memo {
@@ -98,7 +108,10 @@ impl Memory {
                 Memo::Nothing => return false,
             };
             let Some(value) = column(slot, attnum) else { return false };
-            keys::is(&self.last[..self.length], of, value)
+            match keys::exact(of, value) {
+                Some(key) => self.known.has(key),
+                None => keys::is(&self.last[..self.length], of, value),
+            }
         }
     }
 
@@ -131,19 +144,30 @@ impl Memory {
         }
     }
 
-    /// Remembers nothing any more.
-    pub fn forget(&mut self) {
-        self.length = 0;
-    }
-
     /// Remembers a row that passed.
-    pub fn remember(&mut self, value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>) {
-        let of = |columns: &[KeyColumn]| keys::of_row(columns, value);
+    ///
+    /// # Safety
+    /// The value is one of a row of the table; `memory` is the statement's.
+    pub unsafe fn remember(
+        &mut self,
+        value: &dyn Fn(pg_sys::AttrNumber) -> Option<pg_sys::Datum>,
+        memory: pg_sys::MemoryContext,
+    ) {
+        if self.lost != tenants::lost() {
+            self.known.clear();
+            (self.lost, self.length) = (tenants::lost(), 0);
+        }
         let raw = match &self.memo {
-            Memo::Column(attnum, of_type) => {
-                pg_sys::AttrNumber::try_from(*attnum).ok().and_then(|attnum| of(&[KeyColumn { attnum, of: *of_type }]))
+            Memo::Column(attnum, of) => {
+                let Ok(attnum) = pg_sys::AttrNumber::try_from(*attnum) else { return };
+                // SAFETY: the value is one of this column.
+                if let Some(key) = value(attnum).and_then(|value| unsafe { keys::exact(*of, value) }) {
+                    // SAFETY: the caller's.
+                    return unsafe { self.known.add(key, memory) };
+                }
+                keys::of_row(&[KeyColumn { attnum, of: *of }], value)
             }
-            Memo::Columns(columns) => of(columns.as_slice()),
+            Memo::Columns(columns) => keys::of_row(columns.as_slice(), value),
             Memo::Table => {
                 self.length = 1;
                 return;

@@ -7,6 +7,7 @@
 //! | [`row_count`] | counts its rows |
 //! | [`cascade`] | how foreign keys led to a row |
 //! | [`memo`] | what makes a row pass without a closer look |
+//! | [`known`] | the keys of a statement's rows that passed |
 //! | [`keys`] | tenant keys as they lie in rows |
 //! | [`columns`] | which columns can name a tenant |
 //! | [`children`] | whether parents are still what they were when the transaction ends |
@@ -55,6 +56,7 @@ pub mod handover;
 pub mod hooks;
 pub mod invalidation;
 pub mod keys;
+pub mod known;
 pub mod locks;
 pub mod memo;
 pub mod parent_changes;

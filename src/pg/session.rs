@@ -209,7 +209,7 @@ pub fn current() -> Option<Session> {
 /// The session's facts, whether or not the guard is on; none where the extension isn't, or catalogs can't be read.
 pub fn load() -> Option<Session> {
     // SAFETY: has no precondition. In an aborted transaction catalogs can't be read.
-    if !unsafe { pg_sys::IsTransactionState() } {
+    if !unsafe { compat::IsTransactionState() } {
         return None;
     }
     // What other sessions committed counts from this statement on, also where no new lock made Postgres look.
@@ -261,24 +261,42 @@ fn policy(catalog: &Catalog) -> Rc<Policy> {
     }
 }
 
+impl Basis {
+    /// What an identity is decided from now.
+    fn now(credential: Option<Credential>) -> Basis {
+        Basis {
+            // SAFETY: has no precondition in a session.
+            session_role: unsafe { compat::GetSessionUserId() },
+            // SAFETY: a C string whenever a session runs, or null before.
+            application_name: unsafe { text(pg_sys::application_name) },
+            claim: gucs::claimed_backend(),
+            credential,
+            lent: is_lent(),
+        }
+    }
+
+    /// Whether that hasn't changed. Asked several times in each statement, so it copies nothing.
+    fn holds(&self, credential: &Option<Credential>) -> bool {
+        // SAFETY: has no precondition in a session; application_name is a C string whenever one runs, or null before.
+        let (session_role, application_name) = unsafe { (compat::GetSessionUserId(), bytes(pg_sys::application_name)) };
+        self.session_role == session_role
+            && self.application_name.as_bytes() == application_name
+            && gucs::claims(self.claim.as_deref())
+            && self.credential == *credential
+            && self.lent == is_lent()
+    }
+}
+
 fn who(catalog: &Catalog, policy: &Rc<Policy>) -> Rc<Who> {
-    // SAFETY: application_name is a C string whenever a session runs, or null before.
-    let application_name = unsafe { text(pg_sys::application_name) };
-    let basis = Basis {
-        // SAFETY: has no precondition in a session.
-        session_role: unsafe { pg_sys::GetSessionUserId() },
-        application_name,
-        claim: gucs::claimed_backend(),
-        credential: credential::current(&policy.set.keys),
-        lent: is_lent(),
-    };
+    let credential = credential::current(&policy.set.keys);
     let cached = STATE.with(|s| match &*s.who.borrow() {
-        Some(d) if Rc::ptr_eq(&d.policy, policy) && d.basis == basis => Some(d.who.clone()),
+        Some(d) if Rc::ptr_eq(&d.policy, policy) && d.basis.holds(&credential) => Some(d.who.clone()),
         _ => None,
     });
     if let Some(who) = cached {
         return who;
     }
+    let basis = Basis::now(credential);
     let login = login();
     let claims = Claims {
         session_role: role_name(basis.session_role),
@@ -292,6 +310,18 @@ fn who(catalog: &Catalog, policy: &Rc<Policy>) -> Rc<Who> {
     let who = Rc::new(Who { identity, login_role: login.role.clone(), all_off, counts });
     STATE.with(|s| *s.who.borrow_mut() = Some(Decided { policy: policy.clone(), basis, who: who.clone() }));
     who
+}
+
+/// Whether the session is still who it was, as far as it has heard. Touches this process's memory only. A plain frame.
+pub fn is_still(who: &Rc<Who>) -> bool {
+    STATE.with(|s| {
+        let (Ok(policy), Ok(decided)) = (s.policy.try_borrow(), s.who.try_borrow()) else { return false };
+        let (Some(policy), Some(decided)) = (policy.as_ref(), decided.as_ref()) else { return false };
+        Rc::ptr_eq(&decided.who, who)
+            && Rc::ptr_eq(&decided.policy, policy)
+            && !credential::is_shown()
+            && decided.basis.holds(&None)
+    })
 }
 
 /// What is known of the login. It can't change during a session, but for names.
@@ -344,11 +374,17 @@ pub fn role_name(role: pg_sys::Oid) -> Option<String> {
 /// # Safety
 /// `string` is null or a valid C string.
 pub unsafe fn text(string: *const std::ffi::c_char) -> String {
-    if string.is_null() {
-        return String::new();
-    }
+    // SAFETY: the caller's.
+    String::from_utf8_lossy(unsafe { bytes(string) }).into_owned()
+}
+
+/// The bytes of a C string of the server; null has none.
+///
+/// # Safety
+/// `string` is null or a valid C string, and stays as it is.
+unsafe fn bytes<'a>(string: *const std::ffi::c_char) -> &'a [u8] {
     // SAFETY: not null, and the caller vouches for the rest.
-    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
+    if string.is_null() { &[] } else { unsafe { CStr::from_ptr(string) }.to_bytes() }
 }
 
 /// For `invalidation`: the extension may have come or gone.

@@ -5,13 +5,14 @@
 //! RESET, DISCARD ALL and a rollback can't lead beyond a bound, and none of them fails. When the bound is lifted, or the
 //! session belongs to a proven backend again, it goes back to what it was.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_int};
+use std::rc::Rc;
 
 use once_cell::sync::OnceCell;
 use pgrx::{pg_guard, pg_sys};
 
-use super::session::{self, Session};
+use super::session::{self, Session, Who};
 use super::{audit, compat, glass};
 use crate::policy::mode::Mode;
 use crate::policy::rules::Rule;
@@ -34,12 +35,20 @@ static ENTRIES: OnceCell<[Entry; COUNT]> = OnceCell::new();
 thread_local! {
     /// What the session would go back to by itself, for settings that were brought down.
     static OWN: Cell<[Option<c_int>; COUNT]> = const { Cell::new([None; COUNT]) };
+    /// What was found when everything was last as it should be.
+    static SETTLED: RefCell<Option<Settled>> = const { RefCell::new(None) };
     /// Whether it is on record that the client asked for it.
     static TOLD: Cell<[bool; COUNT]> = const { Cell::new([false; COUNT]) };
 }
 
+/// Who the session was, and which values its settings had; none where nobody asks for the values.
+struct Settled {
+    who: Rc<Who>,
+    values: Option<[Option<Values>; COUNT]>,
+}
+
 /// A setting's three values, where it is a number to the server: whole numbers, booleans and enums.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 struct Values {
     /// In force.
     current: c_int,
@@ -139,9 +148,32 @@ impl Entry {
     }
 }
 
-/// Whether a setting may be beyond a bound, or be held within one: a few loads, for sessions of which that is known.
+/// Whether a setting may be beyond a bound, or be held within one: a few loads, for sessions of which that is known. A plain
+/// frame.
 pub fn may_need_holding() -> bool {
-    is_held() || session::may_cap_times() || any_loosened()
+    (is_held() || session::may_cap_times() || any_loosened()) && !is_settled()
+}
+
+/// Whether the session is who it was when [`hold`] last looked, and its settings are as it left them.
+fn is_settled() -> bool {
+    !glass::may_be_broken()
+        && SETTLED.with(|settled| {
+            settled.try_borrow().is_ok_and(|settled| {
+                settled.as_ref().is_some_and(|then| {
+                    session::is_still(&then.who) && then.values.is_none_or(|values| values == all_values())
+                })
+            })
+        })
+}
+
+fn all_values() -> [Option<Values>; COUNT] {
+    ENTRIES.get().map_or([None; COUNT], |entries| entries.map(Entry::values))
+}
+
+fn settle(who: &Rc<Who>, values: Option<[Option<Values>; COUNT]>) {
+    let settled = Settled { who: Rc::clone(who), values };
+    // What was there before is dropped after the borrow.
+    drop(SETTLED.with(|cell| cell.replace(Some(settled))));
 }
 
 fn is_held() -> bool {
@@ -166,7 +198,7 @@ pub extern "C-unwind" fn hold() {
     let (Some(session), Some(entries)) = (session::current(), ENTRIES.get()) else { return };
     let identity = &session.who.identity;
     if !identity.is_bound_by_every_rule() && !is_held() {
-        return;
+        return settle(&session.who, None);
     }
     // Behind broken glass an operator sets what the repair needs.
     let mode = match glass::may_be_broken() && glass::broken(&session).is_some() {
@@ -184,6 +216,9 @@ pub extern "C-unwind" fn hold() {
         if after > 0 && (before == 0 || after < before) && !pg_sys::MyProcPort.is_null() {
             compat::guarded(|| compat::enable_timeout_after(compat::STATEMENT_TIMEOUT, after));
         }
+    }
+    if !glass::may_be_broken() {
+        settle(&session.who, Some(all_values()));
     }
 }
 

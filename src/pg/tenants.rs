@@ -7,12 +7,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
+use rustc_hash::FxBuildHasher;
 
 use super::locks::{self, Patience, Tag};
 use super::session::Session;
-use super::{gucs, invalidation, keys, report, session, trigger};
+use super::{compat, gucs, invalidation, keys, report, session, trigger};
 use crate::policy::ownership::{Freeze, TenantState};
 use crate::policy::tenant::TenantKey;
 
@@ -20,6 +22,9 @@ use crate::policy::tenant::TenantKey;
 /// full of such transactions stays within its lock table at the default `max_locks_per_transaction` (64), and enough that
 /// a request that touches a handful never makes a cutover of another tenant wait.
 const ESCALATE_AFTER: usize = 32;
+
+/// How much room for tenants a session keeps from transaction to transaction.
+const KEPT_ROOM: usize = 2 * ESCALATE_AFTER;
 
 /// How many owners a session remembers across transactions. Past that it forgets them all and reads again.
 const REMEMBERED_OWNERS: usize = 16_384;
@@ -42,9 +47,10 @@ impl Tenant {
 }
 
 /// Tenants by the raw bytes of their column's value.
-type ByRawKey = HashMap<Box<[u8]>, Rc<Tenant>>;
+type ByRawKey = HashMap<Box<[u8]>, Rc<Tenant>, FxBuildHasher>;
 
 /// The tenants whose locks this transaction holds.
+#[derive(Default)]
 struct Held {
     tenants: ByRawKey,
     /// The same keys in the order they were locked, each with the nesting level of the subtransaction that holds the
@@ -53,6 +59,10 @@ struct Held {
     /// The nesting level that holds the lock on all tenants.
     all: Option<i32>,
 }
+
+/// Counts how often this process lost locks, or what it knew under them. An atomic because a process-wide cell costs a row less
+/// than a thread's; each process has one thread.
+static LOST: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
@@ -84,6 +94,16 @@ pub fn hold(session: &Session, raw: &[u8]) -> Rc<Tenant> {
     remembered(raw).unwrap_or_else(|| read(session, raw, keys::canonical(raw)))
 }
 
+/// Changes whenever a tenant that was held may not be any more before the transaction ends. A plain frame.
+pub fn lost() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
+
+/// What was found out about rows so far no longer holds.
+pub fn lose() {
+    LOST.fetch_add(1, Ordering::Relaxed);
+}
+
 /// Shares the lock on all tenants until the (sub)transaction ends. Returns whether it wasn't shared before.
 pub fn share_all() -> bool {
     if shares_all() {
@@ -99,6 +119,7 @@ pub fn share_all() -> bool {
 
 /// Gives the lock on all tenants back, for the reason of [`let_go`].
 pub fn let_go_of_all() {
+    lose();
     with_held(|held| held.all = None);
     locks::give_back(Tag::all());
 }
@@ -140,7 +161,7 @@ fn read(session: &Session, raw: &[u8], key: TenantKey) -> Rc<Tenant> {
     if generation == invalidation::ownership_generation() {
         OWNERS.with(|o| {
             let mut owners = o.borrow_mut();
-            let owners = owners.get_or_insert_with(HashMap::new);
+            let owners = owners.get_or_insert_default();
             if owners.len() >= REMEMBERED_OWNERS {
                 owners.clear();
             }
@@ -172,6 +193,7 @@ pub fn let_go(raw: &[u8]) {
         held.tenants.remove(raw)
     });
     if let Some(tenant) = last {
+        lose();
         locks::give_back(Tag::tenant(&tenant.key));
     }
 }
@@ -179,6 +201,7 @@ pub fn let_go(raw: &[u8]) {
 /// Forgets what is known of a tenant under the locks of this transaction, because the transaction itself is about to
 /// change it. The locks stay.
 pub(super) fn forget(key: &TenantKey) {
+    lose();
     HELD.with(|h| {
         if let Some(held) = h.borrow_mut().as_mut() {
             held.tenants.retain(|_, tenant| tenant.key != *key);
@@ -215,13 +238,13 @@ fn remember_held(raw: &[u8], tenant: Rc<Tenant>) {
 fn with_held(change: impl FnOnce(&mut Held)) {
     HELD.with(|h| {
         let mut held = h.borrow_mut();
-        change(held.get_or_insert_with(|| Held { tenants: HashMap::new(), journal: Vec::new(), all: None }));
+        change(held.get_or_insert_default());
     });
 }
 
 fn nesting_level() -> i32 {
     // SAFETY: has no precondition.
-    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+    unsafe { compat::GetCurrentTransactionNestLevel() }
 }
 
 fn register() {
@@ -240,10 +263,17 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _:
     use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
     if matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE) {
         HELD.with(|h| {
-            if let Ok(mut held) = h.try_borrow_mut() {
-                *held = None;
+            let Ok(mut held) = h.try_borrow_mut() else { return };
+            match held.as_mut().filter(|held| held.tenants.capacity() <= KEPT_ROOM) {
+                Some(held) => {
+                    held.tenants.clear();
+                    held.journal.clear();
+                    held.all = None;
+                }
+                None => *held = None,
             }
         });
+        lose();
     }
 }
 
@@ -261,10 +291,14 @@ unsafe extern "C-unwind" fn subtransaction_ended(
         let Some(held) = held.as_mut() else { return };
         match event {
             SUBXACT_EVENT_ABORT_SUB => {
+                let (before, all) = (held.journal.len(), held.all);
                 while let Some((raw, _)) = held.journal.pop_if(|(_, level)| *level >= ended) {
                     held.tenants.remove(&raw);
                 }
                 held.all = held.all.filter(|level| *level < ended);
+                if (before, all) != (held.journal.len(), held.all) {
+                    lose();
+                }
             }
             SUBXACT_EVENT_COMMIT_SUB => {
                 for (_, level) in held.journal.iter_mut().rev().take_while(|(_, level)| *level >= ended) {

@@ -2,8 +2,8 @@
 //! every ASCII name, so that it sees the row as other triggers leave it.
 //!
 //! On the row path nothing is allocated, no catalog is read and no function of Postgres is called that sets up an error
-//! handler, as long as rows of one statement belong to the tenant of the row before: the tenant of the last row that
-//! passed stays in [`RowGuard`], next to what was found out about the table when the statement began.
+//! handler, as long as rows belong to tenants that the statement has seen: their keys stay in [`RowGuard`], next to what was
+//! found out about the table when the statement began.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
@@ -45,7 +45,7 @@ struct RowGuard {
     checks: bool,
     /// Counts them for the view `stats`.
     looks: Option<&'static Cell<u64>>,
-    /// How the rows of one tenant are told from the next one's, and the last one that passed.
+    /// How the rows of one tenant are told from the next one's, and those that passed.
     memory: Memory,
     /// Whether rows of other tables have their tenants from rows of this one.
     is_parent: bool,
@@ -279,7 +279,6 @@ unsafe extern "C-unwind" fn check(
         }
         return settle(&session, refusal);
     }
-    guard.memory.forget();
     if let Locate::Parent(link) = &relation.locate
         && let Some(key) = link.key(&value)
     {
@@ -287,7 +286,8 @@ unsafe extern "C-unwind" fn check(
     }
     // A freeze that ends by itself could begin to matter; only tenants without one are waved through.
     if tenant.freeze.is_none() {
-        guard.memory.remember(&value);
+        // SAFETY: the row is of this table; fn_mcxt is where a function keeps what should live as long as its call site.
+        unsafe { guard.memory.remember(&value, (*(*fcinfo).flinfo).fn_mcxt) };
     }
     std::ptr::null()
 }

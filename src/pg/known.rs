@@ -1,0 +1,116 @@
+//! The keys of one statement's rows that passed: most statements know one, a bulk load some thousands.
+//!
+//! A key is 16 bytes that stand for a value exactly ([`super::keys::exact`]). [`Known::has`] runs for every row, in plain frames.
+
+use pgrx::pg_sys;
+
+/// No value's key.
+pub const NO_KEY: u128 = u128::MAX;
+
+/// Slots of the table when a second key comes.
+const FEWEST: usize = 64;
+
+/// More than this, 512 kB, and it begins anew: rows are looked up in the session's own cache then.
+const MOST: usize = 32_768;
+
+/// A set of keys in the statement's memory. Without a destructor: it goes with that.
+#[derive(Clone, Copy)]
+pub struct Known {
+    /// The key of the last row.
+    last: u128,
+    /// A hash table with linear probing, never more than half full; null as long as one key is all there is.
+    slots: *mut u128,
+    /// Of them, a power of two.
+    capacity: usize,
+    count: usize,
+}
+
+impl Known {
+    /// Of none.
+    pub const NONE: Known = Known { last: NO_KEY, slots: std::ptr::null_mut(), capacity: 0, count: 0 };
+
+    /// Whether the key is among them. A plain frame.
+    pub fn has(&mut self, key: u128) -> bool {
+        if key == self.last {
+            return key != NO_KEY;
+        }
+        if self.slots.is_null() {
+            return false;
+        }
+        // SAFETY: place() gives one of the slots.
+        let found = unsafe { *self.slots.add(self.place(key)) } == key;
+        if found {
+            self.last = key;
+        }
+        found
+    }
+
+    /// Adds a key.
+    ///
+    /// # Safety
+    /// `memory` lasts as long as this is used.
+    pub unsafe fn add(&mut self, key: u128, memory: pg_sys::MemoryContext) {
+        let first = std::mem::replace(&mut self.last, key);
+        if first == NO_KEY || first == key {
+            return;
+        }
+        if self.slots.is_null() {
+            // SAFETY: the caller's.
+            unsafe { self.resize(FEWEST, memory) };
+            self.put(first);
+        } else if self.count * 2 >= self.capacity {
+            // SAFETY: the caller's; the old slots came from there.
+            unsafe {
+                let (slots, capacity) = (self.slots, self.capacity);
+                if capacity < MOST {
+                    self.resize(capacity * 4, memory);
+                    (0..capacity).map(|n| *slots.add(n)).filter(|old| *old != NO_KEY).for_each(|old| self.put(old));
+                } else {
+                    self.resize(capacity, memory);
+                }
+                pg_sys::pfree(slots.cast());
+            }
+        }
+        self.put(key);
+    }
+
+    /// Takes all of them out.
+    pub fn clear(&mut self) {
+        if !self.slots.is_null() {
+            // SAFETY: resize() allocated it.
+            unsafe { pg_sys::pfree(self.slots.cast()) };
+        }
+        *self = Known::NONE;
+    }
+
+    unsafe fn resize(&mut self, capacity: usize, memory: pg_sys::MemoryContext) {
+        // SAFETY: the caller gives a context; NO_KEY is all bits set.
+        unsafe {
+            self.slots = pg_sys::MemoryContextAlloc(memory, capacity * size_of::<u128>()).cast();
+            std::ptr::write_bytes(self.slots.cast::<u8>(), u8::MAX, capacity * size_of::<u128>());
+        }
+        (self.capacity, self.count) = (capacity, 0);
+    }
+
+    fn put(&mut self, key: u128) {
+        // SAFETY: place() gives one of the slots.
+        let slot = unsafe { &mut *self.slots.add(self.place(key)) };
+        self.count += usize::from(*slot != key);
+        *slot = key;
+    }
+
+    /// The slot where a key is, or would be. A plain frame.
+    fn place(&self, key: u128) -> usize {
+        let folded = (key ^ (key >> 64)) as u64;
+        // Fibonacci hashing: the upper bits of the product depend on all bits of the key.
+        let mut place = (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & (self.capacity - 1);
+        loop {
+            // SAFETY: within the capacity; a slot is free, because they are never more than half full.
+            let slot = unsafe { *self.slots.add(place) };
+            if slot == key || slot == NO_KEY {
+                return place;
+            }
+            place = (place + 1) & (self.capacity - 1);
+        }
+    }
+}
