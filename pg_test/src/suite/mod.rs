@@ -90,10 +90,10 @@ mod token_traces;
 mod tokens;
 mod two_backends;
 mod unfiltered;
+mod uninstall;
 mod wave_soak;
 mod wave_standby;
 mod waves;
-mod uninstall;
 mod ways_in;
 mod worker;
 
