@@ -1,9 +1,12 @@
 //! What has become of the policy: the trigger on each policy table that writes `policy_change`, in the transaction of the
 //! change itself.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use pgrx::datum::DatumWithOid;
-use pgrx::spi::quote_identifier;
-use pgrx::{FromDatum, Spi, direct_function_call, pg_guard, pg_sys};
+use pgrx::spi::{OwnedPreparedStatement, SpiError, quote_identifier};
+use pgrx::{FromDatum, PgOid, Spi, direct_function_call, pg_guard, pg_sys};
 
 use super::{audit, glass, report, session};
 
@@ -76,7 +79,7 @@ fn log(trigger: &pg_sys::TriggerData) {
             TRIGGER_EVENT_DELETE => "delete",
             _ => "update",
         };
-        write(&name, action, " FROM (VALUES ($9::jsonb, $10::jsonb)) AS row (old, new)", vec![old.into(), new.into()]);
+        write_row(&name, action, vec![old.into(), new.into()]);
     }
 }
 
@@ -115,7 +118,42 @@ unsafe fn as_json(trigger: &pg_sys::TriggerData, tuple: pg_sys::HeapTuple) -> Op
     }
 }
 
-fn write(subject: &str, action: &str, rows: &str, mut values: Vec<DatumWithOid>) {
+fn write(subject: &str, action: &str, rows: &str, values: Vec<DatumWithOid>) {
+    let arguments = arguments(subject, action, values);
+    told(session::operate(|| Spi::run_with_args(&format!("{INSERT}{rows}"), &arguments)));
+}
+
+/// The same for a row before and after, by a statement that is planned once: of such there may be a million.
+fn write_row(subject: &str, action: &str, values: Vec<DatumWithOid>) {
+    thread_local! {
+        static PREPARED: RefCell<Option<Rc<OwnedPreparedStatement>>> = const { RefCell::new(None) };
+    }
+    let arguments = arguments(subject, action, values);
+    let types: Vec<PgOid> = arguments.iter().map(|argument| PgOid::from(argument.oid())).collect();
+    told(session::operate(|| {
+        Spi::connect_mut(|client| {
+            let known = PREPARED.with(|p| p.borrow().clone());
+            let statement = match known {
+                Some(statement) => statement,
+                None => {
+                    let sql = format!("{INSERT} FROM (VALUES ($9::jsonb, $10::jsonb)) AS row (old, new)");
+                    let statement = Rc::new(client.prepare_mut(&sql, &types)?.keep());
+                    PREPARED.with(|p| p.replace(Some(Rc::clone(&statement))));
+                    statement
+                }
+            };
+            client.update(&*statement, None, &arguments).map(drop)
+        })
+    }));
+}
+
+fn told(written: Result<(), SpiError>) {
+    if let Err(failure) = written {
+        pgrx::error!("holdfast: the policy log could not be written: {failure}");
+    }
+}
+
+fn arguments<'a>(subject: &'a str, action: &'a str, mut values: Vec<DatumWithOid<'a>>) -> Vec<DatumWithOid<'a>> {
     let by = audit::origin();
     // SAFETY: has no precondition.
     let set_role = session::role_name(unsafe { pg_sys::GetCurrentRoleId() });
@@ -130,7 +168,5 @@ fn write(subject: &str, action: &str, rows: &str, mut values: Vec<DatumWithOid>)
         action.into(),
     ];
     arguments.append(&mut values);
-    if let Err(failure) = session::operate(|| Spi::run_with_args(&format!("{INSERT}{rows}"), &arguments)) {
-        pgrx::error!("holdfast: the policy log could not be written: {failure}");
-    }
+    arguments
 }

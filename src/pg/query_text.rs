@@ -2,7 +2,8 @@
 //! the server's own scanner says: a lexer of ours would be wrong one day, and show a secret.
 
 use std::borrow::Cow;
-use std::ffi::{CStr, c_int};
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char, c_int};
 
 use pgrx::{PgMemoryContexts, PgTryBuilder, pg_sys};
 
@@ -17,16 +18,41 @@ const WINDOW: usize = 256 * 1024;
 /// How much is kept of a statement as it is.
 const FULL: usize = 8 * 1024;
 
+/// A statement that was read, told from others by the client's message and where it lies.
+#[derive(PartialEq)]
+struct Reading {
+    message: i64,
+    statement: *const c_char,
+    how: AuditQuery,
+}
+
+thread_local! {
+    /// The last one, and what may be kept of it: a statement can earn a record for each of its rows.
+    static LAST: RefCell<Option<(Reading, Option<String>)>> = const { RefCell::new(None) };
+}
+
 /// The statement that the client sent, as far as an event may have it.
 pub fn of_client() -> Option<String> {
-    // SAFETY: a read of the session's global: a C string or null.
-    let statement = unsafe {
-        if pg_sys::debug_query_string.is_null() {
-            return None;
-        }
-        CStr::from_ptr(pg_sys::debug_query_string).to_bytes()
-    };
-    match gucs::audit_query() {
+    // SAFETY: a read of the session's global, and a function without precondition.
+    let (statement, message) = unsafe { (pg_sys::debug_query_string, compat::GetCurrentStatementStartTimestamp()) };
+    if statement.is_null() {
+        return None;
+    }
+    let reading = Reading { message, statement, how: gucs::audit_query() };
+    let known = LAST.with(|last| match &*last.borrow() {
+        Some((of, text)) if *of == reading => Some(text.clone()),
+        _ => None,
+    });
+    known.unwrap_or_else(|| {
+        // SAFETY: a C string as long as the message is worked on.
+        let text = kept_of(unsafe { CStr::from_ptr(statement) }.to_bytes(), reading.how);
+        LAST.with(|last| last.replace(Some((reading, text.clone()))));
+        text
+    })
+}
+
+fn kept_of(statement: &[u8], how: AuditQuery) -> Option<String> {
+    match how {
         AuditQuery::none => None,
         AuditQuery::full => {
             let text = beginning(statement, WINDOW);

@@ -51,7 +51,7 @@ pub struct Bench {
 /// How long everything takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Course {
-    /// That count.
+    /// That count, where turns are short.
     rounds: usize,
     /// A turn of what takes as long as it is told to.
     seconds: u64,
@@ -92,9 +92,9 @@ pub fn run(postgres: &Postgres, options: &BenchOptions, ui: &Ui) -> Result<()> {
     let workloads = options.workloads()?;
     let contenders = options.contenders_of(&workloads);
     let (scale, course) = if options.quick {
-        (Scale::QUICK, Course { rounds: 3, seconds: 1, quick: true })
+        (Scale::QUICK, Course { rounds: 2, seconds: 1, quick: true })
     } else {
-        (Scale::FULL, Course { rounds: 7, seconds: 4, quick: false })
+        (Scale::FULL, Course { rounds: 5, seconds: 3, quick: false })
     };
     let mut machine = Machine::look(postgres)?;
     let arena = Arena::prepare(postgres, &contenders, scale, ui)?;

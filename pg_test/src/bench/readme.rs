@@ -19,6 +19,13 @@ pub fn write(markdown: &str) -> Result<()> {
     Ok(fs::write(&file, replace(&text, markdown)?)?)
 }
 
+/// What is between the marks.
+pub fn read(text: &str) -> Result<&str> {
+    let (_, rest) = text.split_once(BEGIN).context("README.md has no place for figures")?;
+    let (figures, _) = rest.split_once(END).context("README.md's figures have no end")?;
+    Ok(figures.trim())
+}
+
 fn replace(text: &str, markdown: &str) -> Result<String> {
     let (before, rest) = text.split_once(BEGIN).context("README.md has no place for figures")?;
     let (_, after) = rest.split_once(END).context("README.md's figures have no end")?;
@@ -33,6 +40,7 @@ mod tests {
     fn figures_take_the_place_of_figures() {
         let text = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
         let new = replace(&text, "new\n").ok();
+        assert_eq!(new.as_deref().and_then(|new| super::read(new).ok()), Some("new"));
         assert_eq!(new, Some(format!("before\n{BEGIN}\n\nnew\n\n{END}\nafter\n")));
         assert!(replace("nothing", "new").is_err());
     }

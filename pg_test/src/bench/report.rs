@@ -35,7 +35,7 @@ impl Report {
         let settings: Vec<_> = SETTINGS.iter().map(|(name, value)| format!("`{name} = {value}`")).collect();
         format!(
             "Measured at commit {} by `cargo pg-bench` on {}.\n\
-             {} rounds of turns ({} s each where pgbench sets the pace), tables of {} rows, settings {}; `fsync = off` but for \
+             Up to {} rounds of turns ({} s each where pgbench sets the pace), tables of {} rows, settings {}; `fsync = off` but for \
              what is called durable. Medians; in brackets the middle half of the rounds.\n",
             self.machine.commit,
             self.machine.sentence(),

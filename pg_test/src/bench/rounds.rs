@@ -7,7 +7,7 @@ use statrs::statistics::{Data, OrderStatistics};
 
 use super::Bench;
 use super::contender::Contender;
-use super::workload::{Budget, Workload};
+use super::workload::{Budget, Turns, Workload};
 use crate::ui::Step;
 
 /// What a workload's rounds came to.
@@ -51,24 +51,25 @@ impl Verdict {
     }
 }
 
-/// Lets contenders take turns. The first round warms up, and doesn't count.
+/// Lets contenders take turns. The first round warms up and doesn't count, unless it is all there is time for.
 pub fn run(bench: &Bench, workload: &'static Workload, step: &Step) -> Result<Outcome> {
     let there: Vec<Contender> = bench.arena.contenders().collect();
     let contenders: Vec<_> = workload.contenders.iter().copied().filter(|c| there.contains(c)).collect();
+    let (warm_up, rounds) = match (bench.course.quick, workload.turns) {
+        (true, _) => (0, 1 + usize::from(!workload.budget.is_empty() && contenders.len() > 1)),
+        (false, Turns::Many) => (1, bench.course.rounds),
+        (false, Turns::Few) => (1, bench.course.rounds.div_ceil(2)),
+        (false, Turns::One) => (0, 1),
+    };
     let mut values: BTreeMap<Contender, Vec<Vec<f64>>> = BTreeMap::new();
-    // Alone, nobody needs to be compared under like conditions.
-    let rounds = if contenders.len() > 1 { bench.course.rounds } else { bench.course.rounds.min(3) };
-    for round in 0..=rounds {
+    for round in 0..warm_up + rounds {
         for contender in &contenders {
-            step.note(&format!("{}: round {round} of {rounds}, {}", workload.name, contender.name()));
+            step.note(&format!("{}: round {} of {}, {}", workload.name, round + 1, warm_up + rounds, contender.name()));
             let value = (workload.turn)(bench, *contender)
                 .with_context(|| format!("{} by {}", workload.name, contender.name()))?;
-            if round > 0 || bench.course.quick && contenders.len() == 1 {
+            if round >= warm_up {
                 values.entry(*contender).or_default().push(value);
             }
-        }
-        if bench.course.quick && contenders.len() == 1 {
-            break;
         }
     }
     Ok(Outcome { workload, values })

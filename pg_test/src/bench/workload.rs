@@ -22,8 +22,21 @@ pub struct Workload {
     pub budget: &'static [Budget],
     /// Whether commits are on disk before they are reported.
     pub durable: bool,
+    /// How many turns everybody has.
+    pub turns: Turns,
     /// One contender's turn: a value for each figure.
     pub turn: fn(&Bench, Contender) -> Result<Vec<f64>>,
+}
+
+/// How many turns a contender has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turns {
+    /// One for each round.
+    Many,
+    /// Half as many: each takes its time.
+    Few,
+    /// One: it comes to the same each time.
+    One,
 }
 
 /// A number that a turn yields.
@@ -102,6 +115,7 @@ pub const WORKLOADS: &[Workload] = &[
         contenders: &[Nothing, Preloaded, Created, Legacy, Rebuilt, Rls],
         budget: &[against(Legacy, Nothing, Bound::AtLeast(0.99))],
         durable: false,
+        turns: Turns::Many,
         turn: |bench, contender| oltp::built_in(bench, contender, "select-only", 2),
     },
     Workload {
@@ -111,6 +125,7 @@ pub const WORKLOADS: &[Workload] = &[
         contenders: ALL,
         budget: &[against(Legacy, Nothing, Bound::AtLeast(0.98))],
         durable: true,
+        turns: Turns::Many,
         turn: |bench, contender| oltp::built_in(bench, contender, "tpcb-like", 4),
     },
     Workload {
@@ -125,6 +140,7 @@ pub const WORKLOADS: &[Workload] = &[
             against(Crowded, Legacy, Bound::AtLeast(0.95)),
         ],
         durable: false,
+        turns: Turns::Many,
         turn: |bench, contender| oltp::updates(bench, contender, 1),
     },
     timed("bulk_insert", "INSERT ... SELECT of one tenant's rows", BULK, &FIVE_PERCENT, |bench, contender| {
@@ -144,7 +160,7 @@ pub const WORKLOADS: &[Workload] = &[
     timed(
         "bulk_insert_many",
         "INSERT ... SELECT, each row another of 10,000 tenants'",
-        WITH_PLPGSQL,
+        GUARDED,
         &[],
         |bench, contender| {
             bulk::statement(
@@ -155,10 +171,10 @@ pub const WORKLOADS: &[Workload] = &[
             )
         },
     ),
-    timed("bulk_update_many", "UPDATE, each row another of 10,000 tenants'", WITH_PLPGSQL, &[], |bench, contender| {
+    timed("bulk_update_many", "UPDATE, each row another of 10,000 tenants'", GUARDED, &[], |bench, contender| {
         bulk::statement(bench, contender, "items", "UPDATE items SET amount = amount + 1 WHERE id > 0")
     }),
-    timed("bulk_copy_many", "COPY FROM, each row another of 10,000 tenants'", WITH_PLPGSQL, &[], |bench, contender| {
+    timed("bulk_copy_many", "COPY FROM, each row another of 10,000 tenants'", GUARDED, &[], |bench, contender| {
         bulk::copy(bench, contender, "items", bench.arena.scale.tenants)
     }),
     timed("wide", "UPDATE of rows of 64 columns", GUARDED, &[], |bench, contender| {
@@ -217,6 +233,7 @@ pub const WORKLOADS: &[Workload] = &[
         contenders: &[Legacy],
         budget: &[],
         durable: false,
+        turns: Turns::Few,
         turn: sessions::tokens,
     },
     Workload {
@@ -226,6 +243,7 @@ pub const WORKLOADS: &[Workload] = &[
         contenders: &[Nothing, Preloaded, Created, Legacy, Rebuilt],
         budget: &[],
         durable: false,
+        turns: Turns::Few,
         turn: oltp::connections,
     },
     Workload {
@@ -239,6 +257,7 @@ pub const WORKLOADS: &[Workload] = &[
         contenders: &[Nothing, Legacy],
         budget: &[],
         durable: false,
+        turns: Turns::One,
         turn: sessions::memory,
     },
     Workload {
@@ -248,6 +267,7 @@ pub const WORKLOADS: &[Workload] = &[
         contenders: &[Legacy],
         budget: &[],
         durable: false,
+        turns: Turns::One,
         turn: sessions::footprint,
     },
     Workload {
@@ -257,6 +277,7 @@ pub const WORKLOADS: &[Workload] = &[
         contenders: &[Legacy, Crowded],
         budget: &[],
         durable: false,
+        turns: Turns::Few,
         turn: sessions::owner_of,
     },
     Workload {
@@ -271,6 +292,7 @@ pub const WORKLOADS: &[Workload] = &[
         contenders: &[Legacy],
         budget: &[itself(Legacy, 0, Bound::AtMost(20.0))],
         durable: true,
+        turns: Turns::Few,
         turn: handover::under_load,
     },
     Workload {
@@ -280,6 +302,7 @@ pub const WORKLOADS: &[Workload] = &[
         contenders: &[Legacy],
         budget: &[itself(Legacy, 0, Bound::AtLeast(500.0))],
         durable: true,
+        turns: Turns::Few,
         turn: handover::wave,
     },
     Workload {
@@ -289,6 +312,7 @@ pub const WORKLOADS: &[Workload] = &[
         contenders: &[Rebuilt],
         budget: &[],
         durable: true,
+        turns: Turns::Few,
         turn: refusals::flood,
     },
 ];
@@ -300,9 +324,18 @@ const fn timed(
     budget: &'static [Budget],
     turn: fn(&Bench, Contender) -> Result<Vec<f64>>,
 ) -> Workload {
-    Workload { name, title, figures: TIME, contenders, budget, durable: false, turn }
+    Workload { name, title, figures: TIME, contenders, budget, durable: false, turns: Turns::Few, turn }
 }
 
 const fn clients(name: &'static str, title: &'static str, turn: fn(&Bench, Contender) -> Result<Vec<f64>>) -> Workload {
-    Workload { name, title, figures: TPS, contenders: WITH_PLPGSQL, budget: &[], durable: false, turn }
+    Workload {
+        name,
+        title,
+        figures: TPS,
+        contenders: WITH_PLPGSQL,
+        budget: &[],
+        durable: false,
+        turns: Turns::Many,
+        turn,
+    }
 }

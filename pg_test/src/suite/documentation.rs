@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use super::Test;
+use crate::bench::readme as readme_block;
 use crate::client::Session;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::launcher::spawn;
@@ -45,6 +46,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("views_are_the_views_listed", views_are_the_views_listed),
         Test::shared("functions_have_the_signatures_shown", functions_have_the_signatures_shown),
         Test::shared("anybody_may_call_what_is_said_and_no_more", anybody_may_call_what_is_said),
+        Test::shared("figures_are_a_run_s_output", figures_are_a_run_s_output),
     ]
 }
 
@@ -222,6 +224,19 @@ fn anybody_may_call_what_is_said(cluster: &Cluster) -> Result<()> {
         AND prorettype <> 'trigger'::regtype AND pg_catalog.has_function_privilege(oid, 'EXECUTE')";
     let actual = column(&mut database.connect_as(&role)?, callable)?;
     ensure!(said == actual, "README.md names {said:?}\na role without privileges may call {actual:?}");
+    Ok(())
+}
+
+/// The block that `cargo pg-bench --write-readme` writes says of which commit, and on which machine.
+fn figures_are_a_run_s_output(_: &Cluster) -> Result<()> {
+    let text = fs::read_to_string(workspace().join("README.md"))?;
+    let block = readme_block::read(&text)?;
+    let Some(first) = block.lines().next().and_then(|line| line.strip_prefix("Measured at commit ")) else {
+        bail!("the figures don't begin with what was measured:\n{block}")
+    };
+    let (commit, rest) = first.split_once(' ').context("no commit")?;
+    ensure!(commit.len() == 12 && commit.bytes().all(|b| b.is_ascii_hexdigit()), "not a commit: {commit}");
+    ensure!(rest.starts_with("by `cargo pg-bench` on ") && rest.contains(" cores, "), "no machine: {rest}");
     Ok(())
 }
 
