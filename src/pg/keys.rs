@@ -3,7 +3,7 @@
 
 use pgrx::pg_sys;
 
-use super::known::NO_KEY;
+use super::known::{NO_KEY, Short};
 use super::{compat, session};
 use crate::policy::tenant::{TenantKey, TenantType};
 
@@ -67,24 +67,22 @@ pub unsafe fn is(raw: &[u8], of: TenantType, value: pg_sys::Datum) -> bool {
 ///
 /// # Safety
 /// As for [`look`].
-pub unsafe fn exact(of: TenantType, value: pg_sys::Datum) -> Option<u128> {
+pub unsafe fn exact(of: TenantType, value: pg_sys::Datum) -> Option<Short> {
     // SAFETY: the caller gives a value of this family.
-    let key = match unsafe { look(of, value) } {
-        Raw::Integer(number) => u128::from(number as u64),
-        Raw::Bytes(bytes) if of == TenantType::Uuid => u128::from_ne_bytes(bytes.try_into().ok()?),
-        Raw::Bytes(bytes) => {
-            let mut key = [0; 16];
-            let (place, length) = (key.get_mut(..bytes.len())?, u8::try_from(bytes.len()).ok()?);
-            place.copy_from_slice(bytes);
-            // The last byte tells bytes that are zero from those that aren't there.
-            if length > 15 {
-                return None;
-            }
-            key[15] = length;
-            u128::from_le_bytes(key)
-        }
+    let bytes = match unsafe { look(of, value) } {
+        Raw::Integer(number) => return Some([number as u64, 0]),
+        Raw::Bytes(bytes) => bytes,
         Raw::Packed => return None,
     };
+    let mut key = [0; size_of::<Short>()];
+    key.get_mut(..bytes.len())?.copy_from_slice(bytes);
+    if of != TenantType::Uuid {
+        // Tells bytes that are zero from those that aren't there.
+        let last = key.last_mut().filter(|_| bytes.len() < size_of::<Short>())?;
+        *last = u8::try_from(bytes.len()).ok()?;
+    }
+    let (low, high) = key.split_at(size_of::<u64>());
+    let key = [u64::from_ne_bytes(low.try_into().ok()?), u64::from_ne_bytes(high.try_into().ok()?)];
     (key != NO_KEY).then_some(key)
 }
 

@@ -4,8 +4,11 @@
 
 use pgrx::pg_sys;
 
+/// A key. Not a number of 128 bits: Postgres's memory is aligned to 8 bytes.
+pub type Short = [u64; 2];
+
 /// No value's key.
-pub const NO_KEY: u128 = u128::MAX;
+pub const NO_KEY: Short = [u64::MAX; 2];
 
 /// Slots of the table when a second key comes.
 const FEWEST: usize = 64;
@@ -17,9 +20,9 @@ const MOST: usize = 32_768;
 #[derive(Clone, Copy)]
 pub struct Known {
     /// The key of the last row.
-    last: u128,
+    last: Short,
     /// A hash table with linear probing, never more than half full; null as long as one key is all there is.
-    slots: *mut u128,
+    slots: *mut Short,
     /// Of them, a power of two.
     capacity: usize,
     count: usize,
@@ -30,7 +33,7 @@ impl Known {
     pub const NONE: Known = Known { last: NO_KEY, slots: std::ptr::null_mut(), capacity: 0, count: 0 };
 
     /// Whether the key is among them. A plain frame.
-    pub fn has(&mut self, key: u128) -> bool {
+    pub fn has(&mut self, key: Short) -> bool {
         if key == self.last {
             return key != NO_KEY;
         }
@@ -49,7 +52,7 @@ impl Known {
     ///
     /// # Safety
     /// `memory` lasts as long as this is used.
-    pub unsafe fn add(&mut self, key: u128, memory: pg_sys::MemoryContext) {
+    pub unsafe fn add(&mut self, key: Short, memory: pg_sys::MemoryContext) {
         let first = std::mem::replace(&mut self.last, key);
         if first == NO_KEY || first == key {
             return;
@@ -86,13 +89,13 @@ impl Known {
     unsafe fn resize(&mut self, capacity: usize, memory: pg_sys::MemoryContext) {
         // SAFETY: the caller gives a context; NO_KEY is all bits set.
         unsafe {
-            self.slots = pg_sys::MemoryContextAlloc(memory, capacity * size_of::<u128>()).cast();
-            std::ptr::write_bytes(self.slots.cast::<u8>(), u8::MAX, capacity * size_of::<u128>());
+            self.slots = pg_sys::MemoryContextAlloc(memory, capacity * size_of::<Short>()).cast();
+            std::ptr::write_bytes(self.slots.cast::<u8>(), u8::MAX, capacity * size_of::<Short>());
         }
         (self.capacity, self.count) = (capacity, 0);
     }
 
-    fn put(&mut self, key: u128) {
+    fn put(&mut self, key: Short) {
         // SAFETY: place() gives one of the slots.
         let slot = unsafe { &mut *self.slots.add(self.place(key)) };
         self.count += usize::from(*slot != key);
@@ -100,8 +103,8 @@ impl Known {
     }
 
     /// The slot where a key is, or would be. A plain frame.
-    fn place(&self, key: u128) -> usize {
-        let folded = (key ^ (key >> 64)) as u64;
+    fn place(&self, key: Short) -> usize {
+        let folded = key[0] ^ key[1];
         // Fibonacci hashing: the upper bits of the product depend on all bits of the key.
         let mut place = (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & (self.capacity - 1);
         loop {
