@@ -334,17 +334,20 @@ fn enforced(e: &Essentials) -> Finding {
     if !e.enabled {
         return amiss("holdfast.enabled is off: every write passes.");
     }
-    // Whoever isn't stopped by this rule goes on writing the tenant.
+    // Whoever isn't stopped by these rules goes on writing the tenant.
     let others = e.policy.backends.iter().filter(|b| b.name != e.to && b.trust != Trust::Retired);
-    let loose: Vec<String> = others
-        .map(|b| (&b.name, e.policy.modes.of(Some(&b.name), Rule::NotOwner)))
+    let not_owner = others.map(|b| (format!("not_owner for \"{}\"", b.name), Some(&*b.name), Rule::NotOwner));
+    let unidentified = ("unidentified for sessions of no backend".to_owned(), None, Rule::Unidentified);
+    let loose: Vec<String> = not_owner
+        .chain([unidentified])
+        .map(|(told, backend, rule)| (told, e.policy.modes.of(backend, rule)))
         .filter(|(_, mode)| *mode != Mode::Enforce)
-        .map(|(name, mode)| format!("\"{name}\" ({mode})"))
+        .map(|(told, mode)| format!("{told} ({mode})"))
         .collect();
     match loose.is_empty() {
-        true => fine("The rule not_owner is enforced."),
+        true => fine("The rules not_owner and unidentified are enforced."),
         false => amiss(format!(
-            "The rule not_owner isn't enforced for {}, which could go on writing the tenant: set_mode('enforce').",
+            "Not enforced: {}; who isn't stopped could go on writing the tenant. See set_mode().",
             loose.join(", ")
         )),
     }
@@ -488,3 +491,7 @@ fn freeze(s: &Surroundings) -> Finding {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "readiness_tests.rs"]
+mod tests;
