@@ -16,6 +16,7 @@ COMMENT ON TABLE holdfast.identity_key IS 'The public keys that tokens of each b
 COMMENT ON TABLE holdfast.classified_table IS 'Whose rows each table holds';
 COMMENT ON TABLE holdfast.write_permission IS 'What each unproven backend may write';
 COMMENT ON TABLE holdfast.backend_limit IS 'How much each unproven backend may write';
+COMMENT ON TABLE holdfast.readiness_check IS 'Readiness checks that block, or don''t, as they wouldn''t by default';
 COMMENT ON TABLE holdfast.ownership IS 'Tenants that differ from the default owner or have history';
 COMMENT ON TABLE holdfast.ownership_change IS 'Every cutover, rollback, freeze and unfreeze';
 COMMENT ON TABLE holdfast.audit_batch IS 'Which of the workers'' transactions are committed, so that no event is stored twice';
@@ -73,6 +74,7 @@ COMMENT ON FUNCTION holdfast.disallow_writes IS 'Takes commands on a table back 
 COMMENT ON FUNCTION holdfast.set_limits IS 'Limits how much an unproven backend may write; -1 lifts a limit';
 COMMENT ON FUNCTION holdfast.owner_of IS 'The backend that owns a tenant';
 COMMENT ON FUNCTION holdfast.readiness IS 'Whether a tenant is ready to be handed over, a line a check';
+COMMENT ON FUNCTION holdfast.set_check IS 'Has a check of readiness() block handovers, or not; NULL = as by default';
 COMMENT ON FUNCTION holdfast.cutover IS 'Hands a tenant to another backend; writers are held for max_pause at most';
 COMMENT ON FUNCTION holdfast.rollback_cutover IS 'Hands a tenant back to the backend that owned it before';
 COMMENT ON FUNCTION holdfast.freeze IS 'Stops all writes to a tenant, until a time or until it is unfrozen';

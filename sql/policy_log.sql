@@ -32,7 +32,7 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'holdfast_log_policy_change';
 DO $$
 DECLARE logged text;
 BEGIN
-    FOREACH logged IN ARRAY '{migration,backend,mode_override,identity,classified_table,write_permission,backend_limit,ownership,wave}'::text[] LOOP
+    FOREACH logged IN ARRAY '{migration,backend,mode_override,identity,classified_table,write_permission,backend_limit,readiness_check,ownership,wave}'::text[] LOOP
         EXECUTE format(
             'CREATE TRIGGER policy_logged AFTER INSERT OR UPDATE OR DELETE ON holdfast.%I '
             'FOR EACH ROW EXECUTE FUNCTION holdfast.log_policy_change()', logged);
@@ -77,7 +77,7 @@ SELECT at, changed_by, what, object, old, new, set_role, application_name, clien
         CASE WHEN subject = 'wave' AND old ->> 'state' <> new ->> 'state' THEN 'wave ' || (new ->> 'state') ELSE
         CASE subject WHEN 'migration' THEN CASE WHEN old ->> 'mode' <> new ->> 'mode' THEN 'mode' ELSE subject END
             WHEN 'mode_override' THEN 'mode' WHEN 'classified_table' THEN 'table'
-            WHEN 'write_permission' THEN 'permission' WHEN 'backend_limit' THEN 'limits' WHEN 'ownership' THEN 'tenant'
+            WHEN 'write_permission' THEN 'permission' WHEN 'backend_limit' THEN 'limits' WHEN 'readiness_check' THEN 'check' WHEN 'ownership' THEN 'tenant'
             WHEN 'ownership_change' THEN 'ownership history' WHEN 'policy_change' THEN 'policy log'
             WHEN 'break_glass' THEN 'break-glass'
             ELSE subject END || ' ' ||
@@ -92,6 +92,7 @@ SELECT at, changed_by, what, object, old, new, set_role, application_name, clien
                 THEN pg_catalog.format('%s: %s on %s', row ->> 'backend', row ->> 'command', row ->> 'relation')
             WHEN 'access' THEN row ->> 'role'
             WHEN 'wave' THEN row ->> 'wave'
+            WHEN 'readiness_check' THEN row ->> 'name'
             ELSE coalesce(row ->> 'tenant', row ->> 'backend') END AS object,
         difference[1] AS old, difference[2] AS new, set_role, application_name, client_addr, query, id
     FROM change

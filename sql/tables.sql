@@ -104,6 +104,12 @@ CREATE TABLE holdfast.backend_limit (
     idle_in_transaction_timeout bigint CHECK (idle_in_transaction_timeout > 0)
 );
 
+-- Readiness checks that block, or don't, as they wouldn't by default.
+CREATE TABLE holdfast.readiness_check (
+    name text PRIMARY KEY,
+    blocking boolean NOT NULL
+);
+
 -- A tenant has a row when it differs from the default owner or has history. Look-ups compare bytes, hence "C".
 CREATE TABLE holdfast.ownership (
     tenant text COLLATE "C" PRIMARY KEY,
@@ -221,6 +227,7 @@ SELECT pg_catalog.pg_extension_config_dump('holdfast.identity_key', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.classified_table', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation) AND (parent IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = parent))');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.write_permission', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.backend_limit', '');
+SELECT pg_catalog.pg_extension_config_dump('holdfast.readiness_check', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.ownership', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.ownership_change', '');
 SELECT pg_catalog.pg_extension_config_dump('holdfast.ownership_change_id_seq', '');

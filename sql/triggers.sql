@@ -6,7 +6,7 @@ CREATE FUNCTION holdfast.policy_changed() RETURNS trigger LANGUAGE c AS 'MODULE_
 DO $$
 DECLARE policy_table text;
 BEGIN
-    FOREACH policy_table IN ARRAY '{migration,backend,mode_override,identity,identity_key,classified_table,write_permission,backend_limit,ownership,wave}'::text[] LOOP
+    FOREACH policy_table IN ARRAY '{migration,backend,mode_override,identity,identity_key,classified_table,write_permission,backend_limit,readiness_check,ownership,wave}'::text[] LOOP
         -- Per row, because an apply worker fires no statement triggers.
         EXECUTE format(
             'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON holdfast.%I '

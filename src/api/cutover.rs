@@ -1,19 +1,26 @@
 //! Handing a tenant over: cutover, and back.
 
+use std::cell::Cell;
+
 use pgrx::datum::Interval;
 use pgrx::iter::TableIterator;
 use pgrx::{PgSqlErrorCode, Spi, default, name, pg_extern, search_path};
 
 use super::exclusion::{Had, Patience, exclude};
 use super::ownership::{Change, canonical, key, no_migration, owner_in, owner_now, record};
-use super::readiness::demand;
-use super::{facts, fetch, internal, required};
+use super::readiness::{Handover, demand, soak};
+use super::{facts, fetch_again, internal, required};
+use crate::pg::prepared::Prepared;
 use crate::pg::report::{error, notice};
 use crate::pg::session::{self, Session};
 use crate::pg::types::PgLsn;
-use crate::pg::{bounded, handover, trigger};
+use crate::pg::{bounded, gucs, handover, trigger};
 use crate::policy::ownership::{CutoverError, TenantState, check_cutover};
+use crate::policy::readiness::Soak;
 use crate::policy::tenant::TenantKey;
+
+/// How long rollback_cutover() may hold writers, in milliseconds: as long as cutover() by default.
+const ROLLBACK_PAUSE: i32 = 2_000;
 
 /// tenant, from, to, epoch, pause, restore point, position in the log.
 type HandedOver = (String, String, String, i64, Interval, Option<String>, PgLsn);
@@ -28,7 +35,6 @@ fn cutover(
     to_backend: Option<&str>,
     max_pause: default!(Option<Interval>, "'2 s'"),
     require_ready: default!(Option<bool>, "true"),
-    cancel_after: default!(Option<Interval>, "NULL"),
 ) -> TableIterator<
     'static,
     (
@@ -44,19 +50,17 @@ fn cutover(
     let session = facts();
     let tenant = canonical(&session, required(tenant, "tenant"));
     let to = required(to_backend, "to_backend");
-    let order = Order { tenant: &tenant, way: Way::To(to), ready: required(require_ready, "require_ready") };
-    TableIterator::once(order.carry_out(&session, Patience::of(max_pause, cancel_after)))
+    let ready = required(require_ready, "require_ready");
+    let patience = Patience::of(&required(max_pause, "max_pause"));
+    TableIterator::once(Order { tenant: &tenant, way: Way::To(to), ready, patience }.carry_out(&session))
 }
 
-/// Hands a tenant back to the backend that owned it before the last cutover. As cutover() otherwise.
+/// Hands a tenant back to the backend that owned it before the last cutover. As cutover() to that backend otherwise.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity, reason = "as above")]
 fn rollback_cutover(
     tenant: Option<&str>,
-    max_pause: default!(Option<Interval>, "'2 s'"),
-    require_ready: default!(Option<bool>, "true"),
-    cancel_after: default!(Option<Interval>, "NULL"),
 ) -> TableIterator<
     'static,
     (
@@ -71,8 +75,8 @@ fn rollback_cutover(
 > {
     let session = facts();
     let tenant = canonical(&session, required(tenant, "tenant"));
-    let order = Order { tenant: &tenant, way: Way::Back, ready: required(require_ready, "require_ready") };
-    TableIterator::once(order.carry_out(&session, Patience::of(max_pause, cancel_after)))
+    let patience = Patience { pause: ROLLBACK_PAUSE, cancel_after: gucs::cancel_after() };
+    TableIterator::once(Order { tenant: &tenant, way: Way::Back, ready: true, patience }.carry_out(&session))
 }
 
 /// Where a tenant goes.
@@ -93,12 +97,25 @@ impl Way<'_> {
     }
 }
 
+/// Gives tenant `$1` to backend `$2`; a rollback leads to `$3`.
+const CHANGE_SQL: &str = "
+INSERT INTO holdfast.ownership (tenant, owner, previous_owner, epoch, changed_at, changed_by)
+VALUES ($1, $2, $3, 1, pg_catalog.clock_timestamp(), session_user)
+ON CONFLICT (tenant) DO UPDATE SET owner = excluded.owner, previous_owner = excluded.previous_owner,
+    epoch = ownership.epoch + 1, changed_at = excluded.changed_at, changed_by = excluded.changed_by
+RETURNING epoch";
+
+thread_local! {
+    static CHANGE: Cell<Option<Prepared>> = const { Cell::new(None) };
+}
+
 /// What an operator asks for.
 struct Order<'a> {
     tenant: &'a TenantKey,
     way: Way<'a>,
     /// Whether readiness is required.
     ready: bool,
+    patience: Patience,
 }
 
 /// What is left to do.
@@ -110,24 +127,26 @@ enum Next {
 
 impl Order<'_> {
     /// Checks, locks, checks again, changes, records, tells.
-    fn carry_out(&self, session: &Session, patience: Patience) -> HandedOver {
+    fn carry_out(&self, session: &Session) -> HandedOver {
         // What can be told without holding anybody up; and all facts are at hand for the look under the lock.
         let before = session.catalog.committed_tenant_state(self.tenant);
         let from = owner_in(session, before.as_ref()).unwrap_or_else(|| no_migration(self.tenant));
-        if let Next::Nothing(done) = self.next(session, &from, before.as_ref()) {
+        // Waves wait for a wave, not for a tenant's lock, so one look is enough.
+        let soak = self.ready.then(|| soak(self.tenant));
+        if let Next::Nothing(done) = self.next(session, &from, before.as_ref(), soak.as_ref()) {
             return *done;
         }
-        let had = exclude(self.tenant, &patience);
+        let had = exclude(self.tenant, &self.patience);
         let state = had.exclusive.state.as_ref();
         let from = owner_now(&had.exclusive, self.tenant);
-        match self.next(&had.exclusive.session, &from, state) {
+        match self.next(&had.exclusive.session, &from, state, soak.as_ref()) {
             Next::HandTo(to) => self.change(&had, &from, &to),
             Next::Nothing(done) => *done,
         }
     }
 
-    /// What there is to do, checked.
-    fn next(&self, session: &Session, from: &str, state: Option<&TenantState>) -> Next {
+    /// What there is to do, checked. Readiness is required where the tenant's soak is known.
+    fn next(&self, session: &Session, from: &str, state: Option<&TenantState>, soak: Option<&Soak>) -> Next {
         let previous = state.and_then(|s| s.previous_owner.as_deref());
         let to = match (self.way, previous) {
             (Way::To(to), _) => to,
@@ -142,24 +161,17 @@ impl Order<'_> {
             return Next::Nothing(done);
         }
         may_cut_over(session, self.tenant, from, to);
-        if self.ready {
-            demand(session, self.tenant, from, to, previous);
+        if let Some(soak) = soak {
+            demand(session, self.tenant, &Handover { from, to, previous, soak });
         }
         Next::HandTo(to.to_owned())
     }
 
     fn change(&self, had: &Had, from: &str, to: &str) -> HandedOver {
         let (tenant, action) = (self.tenant, self.way.action());
-        bounded::bind_transaction(had.until);
-        let epoch = fetch::<i64>(
-            "INSERT INTO holdfast.ownership (tenant, owner, previous_owner, epoch, changed_at, changed_by)
-             VALUES ($1, $2, $3, 1, pg_catalog.clock_timestamp(), session_user)
-             ON CONFLICT (tenant) DO UPDATE SET owner = excluded.owner, previous_owner = excluded.previous_owner,
-                 epoch = ownership.epoch + 1, changed_at = excluded.changed_at, changed_by = excluded.changed_by
-             RETURNING epoch",
-            &[key(tenant), to.into(), matches!(self.way, Way::To(_)).then_some(from).into()],
-        )
-        .unwrap_or_default();
+        let previous = matches!(self.way, Way::To(_)).then_some(from);
+        let epoch =
+            fetch_again::<i64>(&CHANGE, CHANGE_SQL, &[key(tenant), to.into(), previous.into()]).unwrap_or_default();
         let restore_point = handover::restore_point(&format!("holdfast {action} {epoch} of {tenant}"));
         let lsn = handover::current_lsn();
         let paused = Interval::from_micros(trigger::now() - had.exclusive.since);
@@ -174,13 +186,7 @@ impl Order<'_> {
             reason: None,
             cancelled: had.cancelled.clone(),
         });
-        if handover::is_in_block() {
-            notice(
-                format!("writers of tenant \"{tenant}\" are held until this transaction ends"),
-                "What is left of max_pause is all that each of its statements and pauses may take.",
-                "COMMIT, or ROLLBACK to take the handover back.",
-            );
-        }
+        bounded::bind_transaction(had.until);
         (tenant.as_str().to_owned(), from.to_owned(), to.to_owned(), epoch, paused, restore_point, PgLsn(lsn))
     }
 

@@ -3,11 +3,11 @@
 use pgrx::PgSqlErrorCode;
 use pgrx::datum::{DatumWithOid, Interval};
 
-use super::{execute, fetch, required};
+use super::{execute, fetch};
 use crate::pg::handover::{self, Exclusive, NoLock};
 use crate::pg::locks::Tag;
 use crate::pg::report::{self, error};
-use crate::pg::trigger;
+use crate::pg::{gucs, trigger};
 use crate::policy::tenant::TenantKey;
 
 /// How long writers may be held, and when those who are in the way are cancelled; both in milliseconds.
@@ -20,32 +20,18 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// As cutover() and rollback_cutover() are given it.
-    pub fn of(max_pause: Option<Interval>, cancel_after: Option<Interval>) -> Patience {
-        let pause = match milliseconds(&required(max_pause, "max_pause")) {
-            Some(pause @ 1..=86_400_000) => pause,
+    /// Of a handover that is given so much time.
+    pub fn of(max_pause: &Interval) -> Patience {
+        match i32::try_from(max_pause.as_micros() / 1_000) {
+            Ok(pause @ 1..=86_400_000) => Patience { pause, cancel_after: gucs::cancel_after() },
             _ => error(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 "max_pause must be between 1 ms and 1 day",
                 "It is how long writers of the tenant may be held.",
                 "",
             ),
-        };
-        let grace = |interval: Interval| match milliseconds(&interval) {
-            Some(grace @ 0..) if grace < pause => grace,
-            _ => error(
-                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-                "cancel_after must be at least 0 and less than max_pause",
-                "Transactions that have written the tenant are cancelled when they haven't ended by then.",
-                "",
-            ),
-        };
-        Patience { pause, cancel_after: cancel_after.map(grace) }
+        }
     }
-}
-
-fn milliseconds(interval: &Interval) -> Option<i32> {
-    i32::try_from(interval.as_micros() / 1_000).ok()
 }
 
 /// A tenant that nobody else can write until this transaction ends.

@@ -29,10 +29,14 @@ mod stats;
 mod surface;
 mod waves;
 
+use std::cell::Cell;
+use std::thread::LocalKey;
+
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::SpiTupleTable;
 use pgrx::{FromDatum, IntoDatum, PgSqlErrorCode, Spi};
 
+use crate::pg::prepared::Prepared;
 use crate::pg::report::error;
 use crate::pg::session::{self, Session};
 
@@ -103,6 +107,31 @@ fn execute(sql: &str, arguments: &[DatumWithOid]) {
 /// Runs a statement of ours that gives one value.
 fn fetch<T: FromDatum + IntoDatum>(sql: &str, arguments: &[DatumWithOid]) -> Option<T> {
     match session::operate(|| Spi::get_one_with_args(sql, arguments)) {
+        Ok(value) => value,
+        Err(pgrx::spi::Error::InvalidPosition) => None,
+        Err(failure) => internal(failure),
+    }
+}
+
+/// Where a statement stays that runs often; see [`fetch_again`].
+type Kept = LocalKey<Cell<Option<Prepared>>>;
+
+/// Runs a statement of ours that gives one value, and keeps its plan for the next time.
+fn fetch_again<T: FromDatum + IntoDatum>(
+    kept: &'static Kept,
+    sql: &'static str,
+    arguments: &[DatumWithOid],
+) -> Option<T> {
+    /// Puts it back, also when an error comes by.
+    struct Borrowed(&'static Kept, Option<Prepared>);
+    impl Drop for Borrowed {
+        fn drop(&mut self) {
+            self.0.set(self.1.take());
+        }
+    }
+    let mut borrowed = Borrowed(kept, kept.take());
+    let statement = borrowed.1.get_or_insert_with(|| Prepared::new(sql));
+    match session::operate(|| statement.run(arguments, |rows| rows.first().get_one())) {
         Ok(value) => value,
         Err(pgrx::spi::Error::InvalidPosition) => None,
         Err(failure) => internal(failure),

@@ -1,11 +1,14 @@
 //! Ownership: who may write a tenant; what its changes have in common.
 
+use std::cell::Cell;
+
 use pgrx::datum::Interval;
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, pg_extern};
 
-use super::{facts, fetch, required};
+use super::{facts, fetch_again, required};
 use crate::pg::handover::{self, Exclusive};
+use crate::pg::prepared::Prepared;
 use crate::pg::report::error;
 use crate::pg::session::Session;
 use crate::pg::types::PgLsn;
@@ -58,18 +61,26 @@ pub(super) struct Change<'a> {
     pub cancelled: Vec<String>,
 }
 
+const RECORD_SQL: &str = "
+INSERT INTO holdfast.ownership_change
+     (at, tenant, action, from_backend, to_backend, epoch, paused, restore_point, lsn, reason, cancelled, changed_by,
+      set_role, application_name, client_addr)
+ SELECT pg_catalog.clock_timestamp(), $1, $2, $3, $4, epoch, $5, $6,
+     coalesce($7, pg_catalog.pg_current_wal_insert_lsn()), $8, $9,
+     session_user, nullif(pg_catalog.current_setting('role'), 'none'),
+     pg_catalog.current_setting('application_name'), pg_catalog.inet_client_addr()
+ FROM holdfast.ownership WHERE tenant = $1
+ RETURNING epoch";
+
+thread_local! {
+    static RECORD: Cell<Option<Prepared>> = const { Cell::new(None) };
+}
+
 /// Writes it, and tells those who listen.
 pub(super) fn record(change: Change) {
-    let epoch = fetch::<i64>(
-        "INSERT INTO holdfast.ownership_change
-             (at, tenant, action, from_backend, to_backend, epoch, paused, restore_point, lsn, reason, cancelled, changed_by,
-              set_role, application_name, client_addr)
-         SELECT pg_catalog.clock_timestamp(), $1, $2, $3, $4, epoch, $5, $6,
-             coalesce($7, pg_catalog.pg_current_wal_insert_lsn()), $8, $9,
-             session_user, nullif(pg_catalog.current_setting('role'), 'none'),
-             pg_catalog.current_setting('application_name'), pg_catalog.inet_client_addr()
-         FROM holdfast.ownership WHERE tenant = $1
-         RETURNING epoch",
+    let epoch = fetch_again::<i64>(
+        &RECORD,
+        RECORD_SQL,
         &[
             key(change.tenant),
             change.action.into(),

@@ -1,14 +1,17 @@
 //! Whether a tenant is ready to be handed over. What is asked, and what the answers mean, is in `policy::readiness`; here are the
 //! facts.
 
+use std::cell::Cell;
+
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, PgSqlErrorCode, name, pg_extern, search_path};
 
 use super::exclusion::tag_arguments;
 use super::ownership::{canonical, key, no_migration, owner_in};
-use super::{facts, fetch, known_backend, required};
+use super::{execute, facts, fetch, fetch_again, known_backend, required};
 use crate::pg::locks::Tag;
+use crate::pg::prepared::Prepared;
 use crate::pg::report::error;
 use crate::pg::session::{self, Session};
 use crate::pg::{end_date, gucs, relation};
@@ -30,16 +33,16 @@ fn readiness(
     let state = session.catalog.committed_tenant_state(&tenant);
     let from = owner_in(&session, state.as_ref()).unwrap_or_else(|| no_migration(&tenant));
     let previous = state.as_ref().and_then(|s| s.previous_owner.as_deref());
-    let rows = with_essentials(&session, &tenant, &from, to, previous, |essentials| {
-        readiness::readiness(essentials, &surroundings(&tenant, to))
-    });
+    let handover = Handover { from: &from, to, previous, soak: &soak(&tenant) };
+    let rows = with_essentials(&session, &handover, |facts| readiness::readiness(facts, &surroundings(&tenant, to)));
     TableIterator::new(rows.into_iter().map(|row| (row.name.to_owned(), row.ok, row.blocking, row.detail)))
 }
 
 /// Raises an error unless the tenant is ready. Asked before the lock, and again under it: nothing of it waits, and after the first
 /// time all that it reads is in this process's caches.
-pub(super) fn demand(session: &Session, tenant: &TenantKey, from: &str, to: &str, previous: Option<&str>) {
-    let obstacles = with_essentials(session, tenant, from, to, previous, readiness::obstacles);
+pub(super) fn demand(session: &Session, tenant: &TenantKey, handover: &Handover) {
+    let obstacles = with_essentials(session, handover, readiness::obstacles);
+    let to = handover.to;
     if obstacles.is_empty() {
         return;
     }
@@ -51,29 +54,31 @@ pub(super) fn demand(session: &Session, tenant: &TenantKey, from: &str, to: &str
         format!("{} Nothing has changed.", failed.join(" ")),
         format!(
             "See SELECT * FROM holdfast.readiness({tenant_literal}, {to_literal}); what can't wait goes with \
-             require_ready => false."
+             holdfast.cutover({tenant_literal}, {to_literal}, require_ready => false)."
         ),
     )
 }
 
-fn with_essentials<R>(
-    session: &Session,
-    tenant: &TenantKey,
-    from: &str,
-    to: &str,
-    previous: Option<&str>,
-    judge: impl FnOnce(&Essentials) -> R,
-) -> R {
+/// What is to be judged.
+pub(super) struct Handover<'a> {
+    pub from: &'a str,
+    pub to: &'a str,
+    /// To whom a rollback leads.
+    pub previous: Option<&'a str>,
+    pub soak: &'a Soak,
+}
+
+fn with_essentials<R>(session: &Session, handover: &Handover, judge: impl FnOnce(&Essentials) -> R) -> R {
     judge(&Essentials {
         policy: &session.policy.set,
         database: &session::database_name(),
         enabled: gucs::enabled(),
-        from: Some(from),
-        to,
-        was_owner: previous == Some(to),
+        from: Some(handover.from),
+        to: handover.to,
+        was_owner: handover.previous == Some(handover.to),
         tables: tables(session),
         today: end_date::today(),
-        soak: soak(session, tenant),
+        soak: handover.soak,
     })
 }
 
@@ -94,9 +99,35 @@ fn tables(session: &Session) -> Tables {
     tables
 }
 
-/// What the tenant's wave waits for.
-fn soak(_session: &Session, _tenant: &TenantKey) -> Soak {
-    Soak::InNoWave
+/// What is said of tenant `$1`, if it is in a wave; with a mark before it if that is what it waits for.
+const SOAK_SQL: &str = "
+SELECT coalesce(
+     (SELECT pg_catalog.format('!Wave \"%s\", which goes before the tenant''s, is in state %s.', before.wave, before.state)
+      FROM holdfast.wave before WHERE before.id < w.id AND before.state NOT IN ('passed', 'aborted')
+      ORDER BY before.id LIMIT 1),
+     CASE WHEN w.state = 'halted' OR w.state = 'halting'
+         THEN pg_catalog.format('!Its wave \"%s\" was halted.', w.wave) END,
+     CASE WHEN w.stage = 'canaries' AND NOT t.canary
+         THEN pg_catalog.format('!The canaries of its wave \"%s\" have not soaked yet.', w.wave) END,
+     pg_catalog.format('Nobody goes before it in its wave \"%s\" any more.', w.wave))
+ FROM holdfast.wave_tenant t JOIN holdfast.wave w ON w.id = t.wave_id
+ WHERE t.tenant = $1 AND w.state NOT IN ('passed', 'aborted')
+ ORDER BY w.id LIMIT 1";
+
+thread_local! {
+    static SOAK: Cell<Option<Prepared>> = const { Cell::new(None) };
+}
+
+/// What the tenant's wave waits for: the waves before it, and its own canaries.
+pub(super) fn soak(tenant: &TenantKey) -> Soak {
+    let waits = fetch_again::<String>(&SOAK, SOAK_SQL, &[key(tenant)]);
+    match waits {
+        None => Soak::InNoWave,
+        Some(told) => match told.strip_prefix('!') {
+            Some(told) => Soak::Pending(told.to_owned()),
+            None => Soak::Fulfilled(told),
+        },
+    }
 }
 
 /// What only a look around tells.
@@ -114,5 +145,29 @@ fn surroundings(tenant: &TenantKey, to: &str) -> Surroundings {
             "",
             "",
         ),
+    }
+}
+
+/// Has a check of readiness() block handovers, or not; NULL = as by default.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn set_check(name: Option<&str>, blocking: Option<bool>) {
+    let name = required(name, "name");
+    let known = readiness::configurable();
+    if !known.contains(&name) {
+        error(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("check \"{name}\" can't be set"),
+            "",
+            format!("These can: {}.", known.join(", ")),
+        );
+    }
+    match blocking {
+        Some(blocking) => execute(
+            "INSERT INTO holdfast.readiness_check (name, blocking) VALUES ($1, $2)
+             ON CONFLICT (name) DO UPDATE SET blocking = excluded.blocking",
+            &[name.into(), blocking.into()],
+        ),
+        None => execute("DELETE FROM holdfast.readiness_check WHERE name = $1", &[name.into()]),
     }
 }

@@ -30,9 +30,13 @@ pub fn milliseconds_until(until: i64) -> c_int {
     c_int::try_from(left).unwrap_or(c_int::MAX).max(1)
 }
 
+/// What a transaction is given to come to its end if nothing else is left, in microseconds.
+const LEAST: i64 = 50_000;
+
 /// Has the rest of this statement end by `until`, in microseconds since 2000, and no later statement or pause of this transaction take
 /// longer than what is left now.
 pub fn bind_transaction(until: i64) {
+    let until = until.max(trigger::now() + LEAST);
     let left = milliseconds_until(until);
     // SAFETY: plain reads of settings.
     let (statement, idle) = unsafe { (pg_sys::StatementTimeout, pg_sys::IdleInTransactionSessionTimeout) };

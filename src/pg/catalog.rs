@@ -30,6 +30,7 @@ pub struct Catalog {
     write_permission: pg_sys::Oid,
     backend_limit: pg_sys::Oid,
     wave: pg_sys::Oid,
+    readiness_check: pg_sys::Oid,
     ownership: pg_sys::Oid,
     ownership_key: pg_sys::Oid,
     /// The schema that holds them.
@@ -95,6 +96,7 @@ impl Catalog {
             write_permission: relation(c"write_permission"),
             backend_limit: relation(c"backend_limit"),
             wave: relation(c"wave"),
+            readiness_check: relation(c"readiness_check"),
             ownership: relation(c"ownership"),
             ownership_key: relation(c"ownership_pkey"),
             schema,
@@ -110,7 +112,7 @@ impl Catalog {
     }
 
     /// The tables that make up the policy, but for ownership.
-    pub fn policy_tables(&self) -> [pg_sys::Oid; 9] {
+    pub fn policy_tables(&self) -> [pg_sys::Oid; 10] {
         [
             self.migration,
             self.backend,
@@ -121,6 +123,7 @@ impl Catalog {
             self.write_permission,
             self.backend_limit,
             self.wave,
+            self.readiness_check,
         ]
     }
 
@@ -223,6 +226,9 @@ impl Catalog {
                 idle_in_transaction_timeout: limit(7),
             };
             policy.limits.push((backend, limits));
+        });
+        scan(self.readiness_check, |row| {
+            policy.checks.extend(row.text(0).map(|name| (name, row.read::<bool>(1).unwrap_or_default())))
         });
         scan(self.wave, |row| policy.waves_watched |= row.parsed(3).is_some_and(State::is_watched));
         policy

@@ -15,6 +15,10 @@ static BACKEND: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new
 /// bounds the user's own wait.
 static HOLD_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 
+/// After what time a handover cancels the transactions that keep it waiting, in milliseconds; -1 = never, which is the default. Only
+/// operators hand over, so it is of no use to anybody else.
+static CANCEL_AFTER: GucSetting<i32> = GucSetting::<i32>::new(-1);
+
 /// How long a refusal waits until its event is committed, in milliseconds. Default 5 s.
 static AUDIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 
@@ -68,6 +72,16 @@ pub fn define() {
         &HOLD_TIMEOUT,
         1,
         3_600_000,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"holdfast.cancel_after",
+        c"After what time a handover cancels the transactions that keep it waiting.",
+        c"Sessions that idle in theirs are terminated. -1 cancels nobody.",
+        &CANCEL_AFTER,
+        -1,
+        86_400_000,
         GucContext::Userset,
         GucFlags::UNIT_MS,
     );
@@ -146,6 +160,11 @@ pub fn claims(backend: Option<&str>) -> bool {
 /// `holdfast.hold_timeout`, in milliseconds.
 pub fn hold_timeout() -> i32 {
     HOLD_TIMEOUT.get()
+}
+
+/// `holdfast.cancel_after`, in milliseconds; none = never.
+pub fn cancel_after() -> Option<i32> {
+    Some(CANCEL_AFTER.get()).filter(|after| *after >= 0)
 }
 
 /// `holdfast.audit_timeout`, in milliseconds.

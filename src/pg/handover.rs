@@ -121,12 +121,6 @@ pub fn current_lsn() -> u64 {
     unsafe { pg_sys::GetXLogInsertRecPtr() }
 }
 
-/// Whether the transaction goes on after this statement, because the client has begun it.
-pub fn is_in_block() -> bool {
-    // SAFETY: has no precondition.
-    unsafe { pg_sys::IsTransactionBlock() }
-}
-
 fn register() {
     if REGISTERED.replace(true) {
         return;

@@ -21,6 +21,7 @@
 //! | [`bounded`] | how long its transaction may go on |
 //! | [`subtransaction`] | work that may fail without failing the transaction |
 //! | [`locks`] | tenant locks |
+//! | [`prepared`] | statements that are planned once |
 //! | [`session`] | who this session is; the policy in force |
 //! | [`settings`] | keeps settings within their bounds |
 //! | [`partitions`] | guards partitions that come and go |
@@ -64,6 +65,7 @@ pub mod parents;
 pub mod partitions;
 pub mod plan;
 pub mod policy_log;
+pub mod prepared;
 pub mod query_text;
 pub mod reading;
 pub mod relation;

@@ -1,9 +1,10 @@
 //! Whether a tenant is ready to be handed over: the one list of all that is asked.
 //!
 //! An *essential* check asks what only the policy and a few cheap facts tell. A handover asks all of them twice, before its lock
-//! and under it, and those that block refuse it. An *advisory* check looks around: at sessions, the log, standbys, the
-//! record. It may take its time, is asked by `readiness()` alone, and never blocks: what it finds is for a person to judge,
-//! and much of it anybody could bring about, who should not be able to keep tenants from being moved.
+//! and under it, and those that block refuse it. Which do is for the policy to say ([`PolicySet::checks`]); by default, those
+//! without which a cutover is never right. An *advisory* check looks around: at sessions, the log, standbys, the record. It may
+//! take its time, is asked by `readiness()` alone, and never blocks: what it finds is for a person to judge, and much of it
+//! anybody could bring about, who should not be able to keep tenants from being moved.
 //!
 //! The way back must be open when everything else is broken. So a handover to a backend of higher trust, or back to one of the
 //! same, is refused only if the receiver itself couldn't write the tenant.
@@ -23,17 +24,18 @@ use super::surface::GuardState;
 
 /// Every check, in the order in which they are shown.
 pub const CHECKS: &[Check] = &[
-    essential("receiver", Blocks::Always, receiver),
-    essential("receiver_identity", Blocks::Always, receiver_identity),
-    essential("receiver_surface", Blocks::Always, receiver_surface),
-    essential("owner_identity", Blocks::Forward, owner_identity),
-    essential("guards", Blocks::Forward, guards),
-    essential("enforced", Blocks::Forward, enforced),
-    essential("way_back", Blocks::Forward, way_back),
-    essential("soak", Blocks::Forward, soak),
-    essential("invariants", Blocks::Forward, invariants),
-    essential("parity", Blocks::Forward, parity),
-    essential("end_date", Blocks::ForwardByPolicy, end_date),
+    essential(RECEIVER, Ways::All, Blocks, receiver),
+    essential("receiver_identity", Ways::All, Tells, receiver_identity),
+    essential("receiver_surface", Ways::All, Tells, receiver_surface),
+    essential("owner_identity", Ways::Forward, Tells, owner_identity),
+    essential("tenant_tables", Ways::Forward, Tells, tenant_tables),
+    essential("guards", Ways::Forward, Blocks, guards),
+    essential("enforced", Ways::Forward, Tells, enforced),
+    essential("way_back", Ways::Forward, Tells, way_back),
+    essential("soak", Ways::Forward, Blocks, soak),
+    essential("invariants", Ways::Forward, Blocks, invariants),
+    essential("parity", Ways::Forward, Blocks, parity),
+    essential("end_date", Ways::Forward, AtTheEnd, end_date),
     advisory("unclassified", unclassified),
     advisory("open_transactions", open_transactions),
     advisory("prepared_transactions", prepared_transactions),
@@ -52,23 +54,34 @@ pub struct Check {
 }
 
 enum Asks {
-    Essential(Blocks, fn(&Essentials) -> Finding),
+    Essential(Ways, ByDefault, fn(&Essentials) -> Finding),
     Advisory(fn(&Surroundings) -> Finding),
 }
 
-/// Which handovers a check refuses if it fails.
+/// Which handovers a check may block.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Blocks {
+enum Ways {
     /// Every one.
-    Always,
+    All,
     /// All but a way back.
     Forward,
-    /// All but a way back, where the policy says that the end date does.
-    ForwardByPolicy,
 }
 
-const fn essential(name: &'static str, blocks: Blocks, judge: fn(&Essentials) -> Finding) -> Check {
-    Check { name, asks: Asks::Essential(blocks, judge) }
+/// What comes of a failure unless the policy says otherwise.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ByDefault {
+    Blocks,
+    Tells,
+    /// As `set_end_date` was told.
+    AtTheEnd,
+}
+use ByDefault::{AtTheEnd, Blocks, Tells};
+
+/// The check that nobody can do without.
+const RECEIVER: &str = "receiver";
+
+const fn essential(name: &'static str, ways: Ways, by_default: ByDefault, judge: fn(&Essentials) -> Finding) -> Check {
+    Check { name, asks: Asks::Essential(ways, by_default, judge) }
 }
 
 const fn advisory(name: &'static str, judge: fn(&Surroundings) -> Finding) -> Check {
@@ -94,7 +107,7 @@ pub struct Essentials<'a> {
     /// Today, in days since 2000.
     pub today: i32,
     /// The canaries.
-    pub soak: Soak,
+    pub soak: &'a Soak,
 }
 
 /// The guarded tables, and what is wrong with them.
@@ -197,7 +210,9 @@ pub struct Row {
 pub fn readiness(essentials: &Essentials, surroundings: &Surroundings) -> Vec<Row> {
     let row = |check: &Check| {
         let (blocking, finding) = match check.asks {
-            Asks::Essential(blocks, judge) => (essentials.blocked_by(blocks), judge(essentials)),
+            Asks::Essential(ways, by_default, judge) => {
+                (essentials.blocked_by(check.name, ways, by_default), judge(essentials))
+            }
             Asks::Advisory(judge) => (false, judge(surroundings)),
         };
         Row { name: check.name, ok: finding.ok, blocking, detail: finding.detail }
@@ -208,13 +223,19 @@ pub fn readiness(essentials: &Essentials, surroundings: &Surroundings) -> Vec<Ro
 /// What refuses the handover.
 pub fn obstacles(essentials: &Essentials) -> Vec<Row> {
     let obstacle = |check: &Check| match check.asks {
-        Asks::Essential(blocks, judge) if essentials.blocked_by(blocks) => {
+        Asks::Essential(ways, by_default, judge) if essentials.blocked_by(check.name, ways, by_default) => {
             let Finding { ok, detail } = judge(essentials);
             (!ok).then_some(Row { name: check.name, ok, blocking: true, detail })
         }
         _ => None,
     };
     CHECKS.iter().filter_map(obstacle).collect()
+}
+
+/// The checks that the policy may have block, or not.
+pub fn configurable() -> Vec<&'static str> {
+    let essential = CHECKS.iter().filter(|check| matches!(check.asks, Asks::Essential(..)));
+    essential.map(|check| check.name).filter(|name| *name != RECEIVER).collect()
 }
 
 impl Essentials<'_> {
@@ -232,12 +253,14 @@ impl Essentials<'_> {
         from < to || self.was_owner && from == to
     }
 
-    fn blocked_by(&self, blocks: Blocks) -> bool {
-        match blocks {
-            Blocks::Always => true,
-            Blocks::Forward => !self.goes_back(),
-            Blocks::ForwardByPolicy => !self.goes_back() && self.policy.when_passed == WhenPassed::RefuseCutovers,
-        }
+    fn blocked_by(&self, check: &str, ways: Ways, by_default: ByDefault) -> bool {
+        let chosen = self.policy.checks.iter().find(|(name, _)| name == check).map(|(_, blocking)| *blocking);
+        let by_default = || match by_default {
+            Blocks => true,
+            Tells => false,
+            AtTheEnd => self.policy.when_passed == WhenPassed::RefuseCutovers,
+        };
+        chosen.unwrap_or_else(by_default) && (ways == Ways::All || !self.goes_back())
     }
 
     /// What tells sessions of a backend apart that isn't said by themselves.
@@ -287,6 +310,11 @@ fn count(n: usize, thing: &str) -> String {
     if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
 }
 
+/// A number of things, and the verb for it.
+fn are(n: usize, thing: &str) -> String {
+    format!("{} {}", count(n, thing), if n == 1 { "is" } else { "are" })
+}
+
 /// The first few of a list.
 fn first(of: &[String], separator: &str) -> String {
     const SHOWN: usize = 5;
@@ -318,13 +346,17 @@ fn owner_identity(e: &Essentials) -> Finding {
     e.from.map_or_else(|| amiss("Nobody owns the tenant."), |from| e.proof(from))
 }
 
-fn guards(e: &Essentials) -> Finding {
-    let Tables { tenant, damaged } = &e.tables;
-    if tenant.is_empty() {
-        return amiss("No table is guarded by tenant: a cutover would bind nobody. See guard_table().");
+fn tenant_tables(e: &Essentials) -> Finding {
+    match e.tables.tenant.len() {
+        0 => amiss("No table is guarded by tenant: a cutover binds nobody. See guard_table()."),
+        tables => fine(format!("{} guarded.", are(tables, "tenant table"))),
     }
+}
+
+fn guards(e: &Essentials) -> Finding {
+    let damaged = &e.tables.damaged;
     if damaged.is_empty() {
-        return fine(format!("The guard of {} is whole.", count(tenant.len(), "tenant table")));
+        return fine("No guard is damaged.");
     }
     let damaged: Vec<String> = damaged.iter().map(|(name, state)| format!("{name} ({})", state.word())).collect();
     amiss(format!("The guard of these tables is damaged: {}. guard_table() repairs.", first(&damaged, ", ")))
@@ -363,7 +395,7 @@ fn way_back(e: &Essentials) -> Finding {
 }
 
 fn soak(e: &Essentials) -> Finding {
-    match &e.soak {
+    match e.soak {
         Soak::InNoWave => fine("The tenant is in no wave."),
         Soak::Fulfilled(told) => fine(told),
         Soak::Pending(told) => amiss(told),

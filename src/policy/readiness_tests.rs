@@ -38,6 +38,12 @@ fn policy() -> PolicySet {
     }
 }
 
+/// The same, with every check that can block blocking.
+fn strict() -> PolicySet {
+    let checks = configurable().into_iter().filter(|name| *name != "end_date");
+    PolicySet { checks: checks.map(|name| (name.to_owned(), true)).collect(), ..policy() }
+}
+
 /// A cutover of a tenant of legacy's to rebuilt.
 fn forward(policy: &PolicySet) -> Essentials<'_> {
     Essentials {
@@ -49,7 +55,7 @@ fn forward(policy: &PolicySet) -> Essentials<'_> {
         was_owner: false,
         tables: Tables { tenant: vec![ORDERS], damaged: Vec::new() },
         today: 100,
-        soak: Soak::InNoWave,
+        soak: &Soak::InNoWave,
     }
 }
 
@@ -118,7 +124,7 @@ fn what_is_wrong_stands_in_the_way() {
         (|p| p.ends_on = Some(99), &[], &[]),
     ];
     for (n, (change, in_the_way, on_the_way_back)) in cases.iter().enumerate() {
-        let mut policy = policy();
+        let mut policy = strict();
         change(&mut policy);
         let facts = forward(&policy);
         assert_eq!(names(&obstacles(&facts)), *in_the_way, "case {n}");
@@ -129,20 +135,40 @@ fn what_is_wrong_stands_in_the_way() {
 
 #[test]
 fn tables_waves_and_the_switch_stand_in_the_way_forward_only() {
-    let policy = policy();
+    let policy = strict();
+    let (pending, fulfilled) = (Soak::Pending("Wave 1 soaks.".into()), Soak::Fulfilled("Wave 1 has soaked.".into()));
     let damaged = Tables { tenant: vec![ORDERS], damaged: vec![("public.orders".into(), GuardState::Disabled)] };
     let cases = [
-        (Essentials { tables: Tables::default(), ..forward(&policy) }, vec!["receiver_surface", "guards"]),
+        (Essentials { tables: Tables::default(), ..forward(&policy) }, vec!["receiver_surface", "tenant_tables"]),
         (Essentials { tables: damaged, ..forward(&policy) }, vec!["guards"]),
         (Essentials { enabled: false, ..forward(&policy) }, vec!["enforced"]),
-        (Essentials { soak: Soak::Pending("Wave 1 soaks.".into()), ..forward(&policy) }, vec!["soak"]),
-        (Essentials { soak: Soak::Fulfilled("Wave 1 has soaked.".into()), ..forward(&policy) }, vec![]),
+        (Essentials { soak: &pending, ..forward(&policy) }, vec!["soak"]),
+        (Essentials { soak: &fulfilled, ..forward(&policy) }, vec![]),
     ];
     for (facts, expected) in cases {
         assert_eq!(names(&obstacles(&facts)), expected);
         let back = Essentials { from: Some("rebuilt"), to: "legacy", ..facts };
         assert_eq!(obstacles(&back), []);
     }
+}
+
+#[test]
+fn the_policy_says_which_checks_block() {
+    let blocking = |policy: &PolicySet| -> Vec<&'static str> {
+        let rows = readiness(&forward(policy), &Surroundings::default());
+        rows.into_iter().filter(|row| row.blocking).map(|row| row.name).collect()
+    };
+    let mut policy = policy();
+    assert_eq!(blocking(&policy), ["receiver", "guards", "soak", "invariants", "parity"]);
+    policy.modes.global = Mode::Observe;
+    assert_eq!(obstacles(&forward(&policy)), []);
+    for (name, block) in
+        [("enforced", true), ("parity", false), ("end_date", true), ("receiver", false), ("freeze", true)]
+    {
+        policy.checks.push((name.into(), block));
+    }
+    assert_eq!(blocking(&policy), ["guards", "enforced", "soak", "invariants", "end_date"]);
+    assert_eq!(names(&obstacles(&forward(&policy))), ["enforced"]);
 }
 
 #[test]

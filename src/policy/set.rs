@@ -32,6 +32,8 @@ pub struct PolicySet {
     pub permissions: Vec<Permission>,
     /// The limits that were set, by backend.
     pub limits: Vec<(String, Limits)>,
+    /// Readiness checks that don't block, or do, as they would by default; by name.
+    pub checks: Vec<(String, bool)>,
     /// Whether there are waves that the worker must look after.
     pub waves_watched: bool,
 }

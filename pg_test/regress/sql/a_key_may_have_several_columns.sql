@@ -11,7 +11,6 @@ SELECT holdfast.begin_migration('legacy', 'rebuilt', current_date + 90);
 SELECT relation, tenant_column, via, action, reason FROM holdfast.guard_schema('public', 'region, account_no', dry_run => false);
 SELECT relation, class, tenant_column, via, guard, finding FROM holdfast.coverage;
 SELECT holdfast.allow_writes('rebuilt', oid::regclass) FROM pg_class WHERE relname IN ('accounts', 'bookings', 'lines');
-SELECT holdfast.add_identity('rebuilt', client_network => '198.51.100.0/24');
 SELECT holdfast.set_mode('enforce');
 SELECT tenant, to_backend FROM holdfast.cutover(ROW('eu', 42)::text, 'rebuilt');
 SELECT a.region, a.account_no, holdfast.owner_of(ROW(a.region, a.account_no)::text) FROM accounts a ORDER BY 1, 2;

@@ -5,7 +5,6 @@ CREATE TABLE orders (id int PRIMARY KEY, tenant_id int);
 SELECT holdfast.begin_migration('legacy', 'rebuilt', current_date + 90);
 SELECT holdfast.guard_table('orders', 'tenant_id');
 SELECT holdfast.allow_writes('rebuilt', 'orders');
-SELECT holdfast.add_identity('rebuilt', client_network => '198.51.100.0/24');
 SELECT holdfast.set_mode('enforce');
 SELECT holdfast.owner_of('42');
 INSERT INTO orders VALUES (1, 42);

@@ -7,7 +7,6 @@ INSERT INTO orders VALUES (1, 10), (2, 20), (3, 30);
 SELECT holdfast.begin_migration('legacy', 'rebuilt', current_date + 90);
 SELECT holdfast.guard_table('orders', 'tenant_id');
 SELECT holdfast.guard_global('plans');
-SELECT holdfast.add_identity('rebuilt', client_network => '198.51.100.0/24');
 SELECT holdfast.set_mode('enforce');
 SELECT tenant, from_backend, to_backend, epoch FROM holdfast.cutover('20', 'rebuilt');
 SELECT holdfast.freeze('30', 'data audit until Monday');

@@ -9,7 +9,6 @@ INSERT INTO items VALUES (11, 1), (12, 2), (13, 3), (14, 4);
 SELECT holdfast.begin_migration('legacy', 'rebuilt', current_date + 90);
 SELECT holdfast.guard_table('orders', 'tenant_id'), holdfast.guard_table('items', via => 'order_id'), holdfast.guard_global('plans');
 SELECT holdfast.allow_writes('rebuilt', 'orders'), holdfast.allow_writes('rebuilt', 'items');
-SELECT holdfast.add_identity('rebuilt', client_network => '198.51.100.0/24');
 SELECT holdfast.set_mode('enforce');
 SELECT tenant FROM holdfast.cutover('20', 'rebuilt');
 SELECT tenant FROM holdfast.cutover('21', 'rebuilt');

@@ -10,7 +10,6 @@ CREATE TABLE log_1 PARTITION OF log FOR VALUES IN (1);
 SELECT holdfast.begin_migration('legacy', 'rebuilt', current_date + 90);
 SELECT holdfast.guard_table('orders', 'tenant_id'), holdfast.guard_table('items', 'tenant_id'), holdfast.guard_table('log', 'tenant_id');
 SELECT holdfast.guard_global('plans');
-SELECT holdfast.add_identity('rebuilt', client_network => '198.51.100.0/24');
 SELECT holdfast.set_mode('enforce');
 
 -- As long as legacy owns every tenant it may.

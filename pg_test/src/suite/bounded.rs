@@ -1,4 +1,4 @@
-//! `max_pause` is all the time that a handover may hold writers; `cancel_after` ends those who keep it waiting.
+//! `max_pause` is all the time that a handover may hold writers; `holdfast.cancel_after` ends those who keep it waiting.
 
 use anyhow::{Context, Result, ensure};
 
@@ -29,18 +29,15 @@ pub fn tests() -> Vec<Test> {
 /// A cutover that is forgotten in an open transaction holds the tenant's writers no longer than it said.
 fn session_that_idles(cluster: &Cluster) -> Result<()> {
     let stage = TwoBackends::begin(cluster, "bounded")?;
-    for call in ["cutover('1', 'rebuilt', '500 ms')", "rollback_cutover('2', '500 ms')"] {
-        stage.cut_over(2, "rebuilt")?;
+    stage.cut_over(2, "rebuilt")?;
+    for (call, writer, tenant) in
+        [("cutover('1', 'rebuilt', '500 ms')", stage.legacy()?, 1), ("rollback_cutover('2')", stage.rebuilt()?, 2)]
+    {
         let mut operator = stage.operator()?;
         operator.exec(&format!("BEGIN; SELECT holdfast.{call}"))?;
-        let notices = operator.notices();
-        ensure!(notices.iter().any(|n| n.message.contains("held until this transaction ends")), "{notices:?}");
-        let mut held = stage.legacy()?.start(&write(1));
-        if call.starts_with("cutover") {
-            held.wait_until_blocked()?;
-        }
+        let mut held = writer.start(&write(tenant));
+        held.wait_until_blocked()?;
         held.finish()?.1?;
-        crate::wait::eventually("the lock to be gone", || Ok(stage.tenant_locks()? == 0))?;
         operator.exec("COMMIT").err().context("the session should be gone")?;
         ensure!(operator.is_closed());
     }
@@ -137,7 +134,7 @@ fn stragglers(cluster: &Cluster) -> Result<()> {
     let busy = busy.start("SELECT pg_sleep(60)");
     let mut operator = stage.operator()?;
     let mark = cluster.log_mark();
-    operator.exec("SELECT holdfast.cutover('1', 'rebuilt', '10 s', cancel_after => '300 ms')")?;
+    operator.exec("SET holdfast.cancel_after = '300 ms'; SELECT holdfast.cutover('1', 'rebuilt', '10 s')")?;
     let (mut busy, refusal) = busy.finish_refused()?;
     is(&refusal, CANCELLED)?;
     busy.exec("ROLLBACK; SELECT 1")?;
@@ -164,8 +161,9 @@ fn stragglers_alone(cluster: &Cluster) -> Result<()> {
     straggler.exec(&format!("BEGIN; {}", write(1)))?;
     other.exec(&format!("BEGIN; {}", write(2)))?;
     reader.exec("BEGIN; SELECT * FROM orders WHERE tenant = 1")?;
-    let cutover = stage.operator()?.start("SELECT holdfast.cutover('1', 'rebuilt', '10 s', cancel_after => '700 ms')");
-    let mut cutover = cutover;
+    let mut operator = stage.operator()?;
+    operator.exec("SET holdfast.cancel_after = '700 ms'")?;
+    let mut cutover = operator.start("SELECT holdfast.cutover('1', 'rebuilt', '10 s')");
     cutover.wait_until_blocked()?;
     let mut late = stage.legacy()?.start("BEGIN; INSERT INTO orders VALUES (1001, 1); COMMIT");
     late.wait_until_blocked()?;
@@ -190,7 +188,8 @@ fn prepared_straggler(cluster: &Cluster) -> Result<()> {
     let mut idle = stage.legacy()?;
     idle.exec("BEGIN; INSERT INTO orders VALUES (1001, 1)")?;
     let mut operator = stage.operator()?;
-    let refusal = operator.refused("SELECT holdfast.cutover('1', 'rebuilt', '600 ms', cancel_after => '100 ms')")?;
+    operator.exec("SET holdfast.cancel_after = '100 ms'")?;
+    let refusal = operator.refused("SELECT holdfast.cutover('1', 'rebuilt', '600 ms')")?;
     is(&refusal, LOCK_NOT_AVAILABLE)?;
     // The one is still in the way; the other is gone for nothing, which must be told.
     detail_names(&refusal, &["Waited for prepared transaction", &gid, &format!("Meanwhile: pid {}", idle.pid())])?;
@@ -205,9 +204,10 @@ fn rollback_cancels(cluster: &Cluster) -> Result<()> {
     let mut straggler = stage.rebuilt()?;
     straggler.exec(&format!("BEGIN; {}", write(1)))?;
     let mut operator = stage.operator()?;
-    is(&operator.refused("SELECT holdfast.rollback_cutover('1', max_pause => '100 ms')")?, LOCK_NOT_AVAILABLE)?;
-    // Who doesn't want to wait at all needn't.
-    operator.exec("SELECT holdfast.rollback_cutover('1', cancel_after => '0')")?;
+    // A grace beyond max_pause never ends; and who doesn't want to wait at all needn't.
+    operator.exec("SET holdfast.cancel_after = '1 min'")?;
+    is(&operator.refused("SELECT holdfast.cutover('1', 'legacy', '100 ms')")?, LOCK_NOT_AVAILABLE)?;
+    operator.exec("SET holdfast.cancel_after = 0; SELECT holdfast.rollback_cutover('1')")?;
     straggler.exec("COMMIT").err().context("the straggler is gone")?;
     stage.ensure_sound(1, "legacy")
 }

@@ -240,7 +240,7 @@ fn second_cutover(cluster: &Cluster) -> Result<()> {
     ensure!(second.one::<i64>("SELECT epoch FROM holdfast.tenants WHERE tenant = '1'")? == 1);
     stage.ensure_sound(1, "rebuilt")?;
 
-    first.exec("BEGIN; SELECT holdfast.rollback_cutover('1', '1 min')")?;
+    first.exec("BEGIN; SELECT holdfast.cutover('1', 'legacy', '1 min')")?;
     let same = stage.start_cutover(1, "legacy", "1 min")?;
     first.exec("ROLLBACK")?;
     same.finish()?.1?;
@@ -287,8 +287,8 @@ fn asking_again(cluster: &Cluster) -> Result<()> {
     // Two at the same time: one goes back, the other is told.
     stage.cut_over(1, "legacy")?;
     let mut first = stage.operator()?;
-    first.exec("BEGIN; SELECT holdfast.rollback_cutover('1', '1 min')")?;
-    let mut second = stage.operator()?.start("SELECT holdfast.rollback_cutover('1', '1 min')");
+    first.exec("BEGIN; SELECT holdfast.rollback_cutover('1')")?;
+    let mut second = stage.operator()?.start("SELECT holdfast.rollback_cutover('1')");
     second.wait_until_blocked()?;
     first.exec("COMMIT")?;
     let (mut second, outcome) = second.finish()?;

@@ -110,7 +110,7 @@ fn cut_over_to_and_fro(operator: &mut Session, baton: &Baton) -> Result<Vec<Dura
         let mut transaction = operator.transaction()?;
         // The way back is a rollback as often as another cutover.
         let call = if epoch % 4 == 2 {
-            format!("holdfast.rollback_cutover('{TENANT}', '10 s')")
+            format!("holdfast.rollback_cutover('{TENANT}')")
         } else {
             format!("holdfast.cutover('{TENANT}', '{other}', '10 s')")
         };

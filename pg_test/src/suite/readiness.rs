@@ -24,6 +24,8 @@ pub fn tests() -> Vec<Test> {
         Test::shared("way_back_is_open_when_the_rest_is_broken", way_back),
         Test::shared("way_back_to_who_cant_write_is_refused", way_back_to_nowhere),
         Test::shared("checked_again_under_the_lock", checked_again),
+        Test::shared("by_default_few_checks_block", by_default),
+        Test::shared("tenant_of_a_wave_waits_for_those_before_it", tenant_of_a_wave),
         Test::shared("advisory_checks_tell_and_block_nothing", advisory_checks),
         Test::shared("tokens_prove_who_a_backend_is", tokens_prove),
         Test::shared("changes_nothing_and_waits_for_nobody", changes_nothing),
@@ -44,6 +46,15 @@ fn amiss(session: &mut Session, tenant: i32, to: &str) -> Result<Vec<String>> {
     Ok(rows.into_iter().filter(|(_, (ok, ..))| !ok).map(|(name, _)| name).collect())
 }
 
+fn blocking(session: &mut Session, tenant: i32, to: &str) -> Result<Vec<String>> {
+    let rows = readiness(session, tenant, to)?;
+    Ok(rows.into_iter().filter(|(_, (_, blocking, _))| *blocking).map(|(name, _)| name).collect())
+}
+
+/// What README.md recommends.
+const STRICT: &str = "SELECT holdfast.set_check(name, true)
+    FROM unnest('{enforced,receiver_identity,receiver_surface,owner_identity,way_back}'::text[]) AS name";
+
 fn sound_set_up(cluster: &Cluster) -> Result<()> {
     let stage = TwoBackends::begin(cluster, "readiness")?;
     let mut operator = stage.operator()?;
@@ -53,7 +64,9 @@ fn sound_set_up(cluster: &Cluster) -> Result<()> {
     ensure!(others.is_empty(), "{others:?}");
     let rows = readiness(&mut operator, 1, "rebuilt")?;
     ensure!(rows.values().all(|(_, _, detail)| detail.ends_with('.')), "{rows:?}");
-    let blocking: Vec<&str> = rows.iter().filter(|(_, (_, blocks, _))| *blocks).map(|(name, _)| &**name).collect();
+    let expected = ["guards", "invariants", "parity", "receiver", "soak"];
+    ensure!(blocking(&mut operator, 1, "rebuilt")? == expected);
+    operator.exec(STRICT)?;
     let expected = [
         "enforced",
         "guards",
@@ -66,12 +79,12 @@ fn sound_set_up(cluster: &Cluster) -> Result<()> {
         "soak",
         "way_back",
     ];
-    ensure!(blocking == expected, "{blocking:?}");
+    ensure!(blocking(&mut operator, 1, "rebuilt")? == expected);
     stage.cut_over(1, "rebuilt")?;
     // Back, only what keeps the receiver from writing.
-    let rows = readiness(&mut operator, 1, "legacy")?;
-    let blocking: Vec<&str> = rows.iter().filter(|(_, (_, blocks, _))| *blocks).map(|(name, _)| &**name).collect();
-    ensure!(blocking == ["receiver", "receiver_identity", "receiver_surface"], "{blocking:?}");
+    ensure!(blocking(&mut operator, 1, "legacy")? == ["receiver", "receiver_identity", "receiver_surface"]);
+    operator.exec("SELECT holdfast.set_check('receiver_identity', NULL)")?;
+    ensure!(blocking(&mut operator, 1, "legacy")? == ["receiver", "receiver_surface"]);
     is(&operator.refused("SELECT holdfast.readiness('1', 'nobody')")?, "42704")
 }
 
@@ -105,6 +118,7 @@ const SPOILS: &[(&str, &str, &str)] = &[
 fn each_blocking_check(cluster: &Cluster) -> Result<()> {
     let stage = TwoBackends::begin(cluster, "readiness")?;
     let mut operator = stage.operator()?;
+    operator.exec(STRICT)?;
     let damage = in_break_glass("ALTER TABLE orders DISABLE TRIGGER \"~holdfast_guard\"");
     let damaged = (damage.as_str(), "guards", "SELECT holdfast.guard_table('orders', 'tenant')");
     for (spoil, check, mend) in SPOILS.iter().copied().chain([damaged]) {
@@ -133,6 +147,7 @@ fn way_back(cluster: &Cluster) -> Result<()> {
         stage.cut_over(tenant, "rebuilt")?;
     }
     let mut operator = stage.operator()?;
+    operator.exec(STRICT)?;
     operator.exec(&format!(
         "SELECT holdfast.disallow_writes('rebuilt', 'orders'); SELECT holdfast.drop_identity(2); SELECT holdfast.set_mode('observe');
          {}",
@@ -149,12 +164,13 @@ fn way_back_to_nowhere(cluster: &Cluster) -> Result<()> {
     let stage = TwoBackends::begin(cluster, "readiness")?;
     stage.cut_over(1, "rebuilt")?;
     let mut operator = stage.operator()?;
+    operator.exec(STRICT)?;
     operator.exec("SELECT holdfast.set_trust('legacy', 'unproven')")?;
     let refusal = operator.refused("SELECT holdfast.rollback_cutover('1')")?;
     is(&refusal, NOT_READY)?;
     detail_names(&refusal, &["receiver_surface", "\"legacy\" may write 0 of 1 tenant table"])?;
     ensure!(stage.tenant_locks()? == 0 && stage.owner(1)? == "rebuilt");
-    operator.exec("SELECT holdfast.rollback_cutover('1', require_ready => false)")?;
+    operator.exec("SELECT holdfast.cutover('1', 'legacy', require_ready => false)")?;
     ensure!(stage.owner(1)? == "legacy");
     Ok(())
 }
@@ -162,6 +178,7 @@ fn way_back_to_nowhere(cluster: &Cluster) -> Result<()> {
 fn checked_again(cluster: &Cluster) -> Result<()> {
     let stage = TwoBackends::begin(cluster, "readiness")?;
     let mut operator = stage.operator()?;
+    operator.exec(STRICT)?;
     for (spoil, check, mend) in SPOILS.iter().copied().filter(|(_, check, _)| *check != "receiver_identity") {
         let mut writer = stage.legacy()?;
         writer.exec(&format!("BEGIN; {}", write(1)))?;
@@ -175,6 +192,52 @@ fn checked_again(cluster: &Cluster) -> Result<()> {
         ensure!(stage.tenant_locks()? == 0 && stage.owner(1)? == "legacy");
     }
     stage.cut_over(1, "rebuilt")
+}
+
+/// A migration that is still being set up can be tried.
+fn by_default(cluster: &Cluster) -> Result<()> {
+    let stage = TwoBackends::begin(cluster, "readiness")?;
+    let mut operator = stage.operator()?;
+    for (spoil, check, mend) in SPOILS {
+        operator.exec(spoil)?;
+        let rows = readiness(&mut operator, 1, "rebuilt")?;
+        ensure!(rows.get(*check).is_some_and(|(ok, blocking, _)| !ok && !blocking), "after {spoil}: {rows:?}");
+        operator.exec(&format!("BEGIN; {}; ROLLBACK", cutover(1, "rebuilt")))?;
+        operator.exec(mend)?;
+    }
+    // A check that was set is part of the policy: on record, and in force for sessions that are there.
+    let mut other = stage.operator()?;
+    other.exec(&format!("BEGIN; {}; ROLLBACK", cutover(1, "rebuilt")))?;
+    operator.exec("SELECT holdfast.set_mode('observe'); SELECT holdfast.set_check('enforced', true)")?;
+    is(&other.refused(&cutover(1, "rebuilt"))?, NOT_READY)?;
+    let logged: String = operator.one("SELECT what || ': ' || object FROM holdfast.policy_log LIMIT 1")?;
+    ensure!(logged == "check added: enforced", "{logged}");
+    operator.exec("SELECT holdfast.set_check('enforced', false); SELECT holdfast.set_check('enforced', NULL)")?;
+    other.exec(&cutover(1, "rebuilt"))?;
+    for name in ["receiver", "freeze", "no such check"] {
+        is(&operator.refused(&format!("SELECT holdfast.set_check('{name}', false)"))?, "22023")?;
+    }
+    Ok(())
+}
+
+fn tenant_of_a_wave(cluster: &Cluster) -> Result<()> {
+    let stage = TwoBackends::begin(cluster, "readiness")?;
+    let mut operator = stage.operator()?;
+    operator.exec(
+        "SELECT holdfast.add_wave('first', '{1,2}', to_backend => 'rebuilt', canary_count => 1);
+         SELECT holdfast.add_wave('second', '{3}', to_backend => 'rebuilt')",
+    )?;
+    for (tenant, told) in [(2, "The canaries of its wave \"first\""), (3, "Wave \"first\", which goes before")] {
+        let refusal = operator.refused(&cutover(tenant, "rebuilt"))?;
+        is(&refusal, NOT_READY)?;
+        detail_names(&refusal, &["soak: ", told])?;
+    }
+    operator.exec(&cutover(1, "rebuilt"))?;
+    operator.exec("SELECT holdfast.cutover('3', 'rebuilt', require_ready => false)")?;
+    // The way back waits for no wave.
+    operator.exec("SELECT holdfast.rollback_cutover('3')")?;
+    operator.exec("SELECT holdfast.abort_wave('first')")?;
+    operator.exec(&cutover(3, "rebuilt"))
 }
 
 fn advisory_checks(cluster: &Cluster) -> Result<()> {
@@ -229,7 +292,7 @@ fn advisory_checks(cluster: &Cluster) -> Result<()> {
 fn tokens_prove(cluster: &Cluster) -> Result<()> {
     let stage = TwoBackends::begin(cluster, "readiness")?;
     let mut operator = stage.operator()?;
-    operator.exec("SELECT holdfast.drop_identity(2)")?;
+    operator.exec(&format!("{STRICT}; SELECT holdfast.drop_identity(2)"))?;
     is(&operator.refused(&cutover(1, "rebuilt"))?, NOT_READY)?;
     // The public key of RFC 8032's first test.
     operator.exec("SELECT holdfast.add_key('rebuilt', '11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo', 'k1')")?;

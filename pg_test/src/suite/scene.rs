@@ -33,12 +33,12 @@ const POLICY: &str = "
     SELECT holdfast.allow_writes('rebuilt', 'orders')";
 
 const OWNERSHIP: [&str; 6] = [
-    "SELECT holdfast.set_mode('enforce')",
     "SELECT holdfast.cutover('20', 'rebuilt')",
     "SELECT holdfast.cutover('21', 'rebuilt')",
     "SELECT holdfast.cutover('50', 'rebuilt')",
     "SELECT holdfast.freeze('40', 'audit')",
     "SELECT holdfast.freeze('50', 'import')",
+    "SELECT holdfast.set_mode('enforce')",
 ];
 
 /// The state that every table of the policy is in, for "nothing has changed".

@@ -183,12 +183,19 @@ impl Run {
     /// Hands one tenant over, or notes why that couldn't be.
     fn move_tenant(&mut self, tenant: &str) {
         let wave = &self.wave;
-        let moved = attempt(|| {
-            fetch::<i64>(
-                "SELECT epoch FROM holdfast.cutover($1, $2, $3 * interval '1 millisecond', $4)",
-                &[tenant.into(), wave.to_backend.as_str().into(), wave.max_pause.into(), wave.require_ready.into()],
-            );
-        });
+        // A cutover that was made before would give its row once more; this wave has no part in it.
+        let there = fetch::<String>("SELECT holdfast.owner_of($1)", &[tenant.into()]);
+        let moved = if there.as_ref() == Some(&wave.to_backend) {
+            let message = format!("backend \"{}\" already owns tenant \"{tenant}\"", wave.to_backend);
+            Err(Problem { message, detail: None })
+        } else {
+            attempt(|| {
+                fetch::<i64>(
+                    "SELECT epoch FROM holdfast.cutover($1, $2, $3 * interval '1 millisecond', $4)",
+                    &[tenant.into(), wave.to_backend.as_str().into(), wave.max_pause.into(), wave.require_ready.into()],
+                );
+            })
+        };
         let id = wave.id.into();
         match moved {
             Ok(()) => {

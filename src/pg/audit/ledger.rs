@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use pgrx::{Spi, pg_sys};
 
 use super::memory::Loss;
-use super::prepared::Prepared;
+use crate::pg::prepared::Prepared;
 use crate::policy::spool::Batch;
 
 /// Stands for the worker in the entry of a spool file: its origin is the file's birth, and its number counts the records

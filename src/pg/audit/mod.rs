@@ -9,7 +9,6 @@ mod drain;
 mod launcher;
 mod ledger;
 mod memory;
-mod prepared;
 mod queue;
 pub mod retention;
 pub mod schedule;

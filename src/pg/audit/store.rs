@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::days::{self, day_of};
 use super::ledger;
-use super::prepared::Prepared;
+use crate::pg::prepared::Prepared;
 use crate::policy::events::Event;
 use crate::policy::flood::{Arrival, Count, Floods, RowId};
 use crate::policy::hours;

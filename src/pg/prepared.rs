@@ -1,5 +1,5 @@
-//! Statements that a worker runs for every batch: planned once for the process. Postgres plans them anew when what they are
-//! about has changed.
+//! Statements that run often, for every batch of events or every tenant that is handed over: planned once for the process.
+//! Postgres plans them anew when what they are about has changed.
 
 use std::borrow::Cow;
 
@@ -9,12 +9,13 @@ use pgrx::datum::DatumWithOid;
 use pgrx::spi::{Error, OwnedPreparedStatement, SpiTupleTable};
 
 /// A statement, planned when it runs first.
-pub(super) struct Prepared {
+pub struct Prepared {
     sql: Cow<'static, str>,
     plan: Option<OwnedPreparedStatement>,
 }
 
 impl Prepared {
+    /// It is planned later.
     pub fn new(sql: impl Into<Cow<'static, str>>) -> Prepared {
         Prepared { sql: sql.into(), plan: None }
     }
