@@ -256,6 +256,15 @@ SELECT item, value FROM (
         total, unclassified, broken) FROM tables
     UNION ALL SELECT n, name, pg_catalog.format('%s refused, %s observed', refused, observed)
         || CASE WHEN broken > 0 THEN pg_catalog.format(', %s in break-glass', broken) ELSE '' END FROM events
+    UNION ALL SELECT 12, 'waves', pg_catalog.string_agg(told, ', ' ORDER BY n) FROM (
+        SELECT 1::bigint AS n, pg_catalog.format('%s passed', pg_catalog.count(*)) AS told
+            FROM holdfast.wave WHERE state = 'passed' HAVING pg_catalog.count(*) > 0
+        UNION ALL SELECT 1 + id::bigint, pg_catalog.format(CASE WHEN state IN ('halting', 'halted') THEN '"%s" IS %s' ELSE '"%s" is %s' END,
+            wave, CASE WHEN state IN ('halting', 'halted') THEN pg_catalog.upper(state) ELSE state END)
+            FROM holdfast.wave WHERE state IN ('moving', 'soaking', 'halting', 'halted')
+        UNION ALL SELECT 9999999999, pg_catalog.format('%s planned', pg_catalog.count(*))
+            FROM holdfast.wave WHERE state = 'planned' HAVING pg_catalog.count(*) > 0) AS wave
+        HAVING pg_catalog.count(*) > 0
     UNION ALL SELECT 20, 'audit', workers FROM audit
     UNION ALL SELECT 21, 'queue', queue FROM audit
     UNION ALL SELECT 22, 'spool', spool FROM audit WHERE spool IS NOT NULL

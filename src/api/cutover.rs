@@ -132,7 +132,7 @@ impl Order<'_> {
         let before = session.catalog.committed_tenant_state(self.tenant);
         let from = owner_in(session, before.as_ref()).unwrap_or_else(|| no_migration(self.tenant));
         // Waves wait for a wave, not for a tenant's lock, so one look is enough.
-        let soak = self.ready.then(|| soak(self.tenant));
+        let soak = self.ready.then(|| soak(session, self.tenant));
         if let Next::Nothing(done) = self.next(session, &from, before.as_ref(), soak.as_ref()) {
             return *done;
         }

@@ -1,5 +1,6 @@
 //! What a monitoring system scrapes: OpenMetrics text.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use pgrx::{JsonB, PgSqlErrorCode, Spi, pg_extern, search_path};
@@ -18,6 +19,7 @@ use crate::pg::session::{self, Session};
 use crate::pg::{stats, trigger};
 use crate::policy::mode::Mode;
 use crate::policy::rules::Rule;
+use crate::policy::waves::State;
 
 /// What the tables tell. Tenants are counted, never named, so that there are as many lines as there are owners.
 const QUERY: &str = "
@@ -33,6 +35,8 @@ const QUERY: &str = "
             FROM holdfast.ownership GROUP BY 1, 2) AS owned),
         'tables', (SELECT coalesce(jsonb_agg(jsonb_build_array(class, guard, tables) ORDER BY class, guard), '[]') FROM (
             SELECT class, coalesce(guard, 'none') AS guard, tables FROM holdfast.table_counts()) AS counted),
+        'waves', (SELECT coalesce(jsonb_object_agg(state, waves), '{}') FROM (
+            SELECT state, count(*) AS waves FROM holdfast.wave GROUP BY 1) AS waves),
         'lost', (SELECT coalesce(sum(events), 0)::bigint FROM holdfast.audit_loss),
         'stored_events', (SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_class WHERE oid IN (
             SELECT 'holdfast.event_overflow'::regclass UNION ALL
@@ -47,6 +51,7 @@ struct Facts {
     days_left: Option<i64>,
     tenants: Vec<(String, String, i64)>,
     tables: Vec<(String, String, i64)>,
+    waves: BTreeMap<String, i64>,
     lost: i64,
     stored_events: i64,
 }
@@ -162,6 +167,12 @@ impl Collector for Exposition {
     }
 }
 
+/// Those of every state, so that an alarm on halted ones has a series from the first on.
+fn waves(counted: &BTreeMap<String, i64>) -> Samples {
+    let states = State::ALL.into_iter().map(State::as_str);
+    states.map(|state| (vec![("state", state.to_owned())], counted.get(state).copied().unwrap_or(0))).collect()
+}
+
 fn families(session: &Session, facts: &Facts, health: Option<Health>) -> Vec<Family> {
     use Kind::{Counter, Gauge, Info};
     let counts = |label: &'static str, other: &'static str, counted: &[(String, String, i64)]| {
@@ -190,6 +201,7 @@ fn families(session: &Session, facts: &Facts, health: Option<Health>) -> Vec<Fam
             "Tables by class, and by the state of the guard.",
             counts("class", "guard", &facts.tables),
         ),
+        Family::new(Gauge, "holdfast_waves", "Waves by state.", waves(&facts.waves)),
         Family::new(Counter, "holdfast_checks", "How often a rule was asked.", checks),
         Family::new(Counter, "holdfast_refusals", "How often a rule was broken, and what came of it.", refusals),
         Family::gauge("holdfast_stored_events", "Estimated rows of the event table.", facts.stored_events),

@@ -33,7 +33,7 @@ fn readiness(
     let state = session.catalog.committed_tenant_state(&tenant);
     let from = owner_in(&session, state.as_ref()).unwrap_or_else(|| no_migration(&tenant));
     let previous = state.as_ref().and_then(|s| s.previous_owner.as_deref());
-    let handover = Handover { from: &from, to, previous, soak: &soak(&tenant) };
+    let handover = Handover { from: &from, to, previous, soak: &soak(&session, &tenant) };
     let rows = with_essentials(&session, &handover, |facts| readiness::readiness(facts, &surroundings(&tenant, to)));
     TableIterator::new(rows.into_iter().map(|row| (row.name.to_owned(), row.ok, row.blocking, row.detail)))
 }
@@ -111,7 +111,7 @@ SELECT coalesce(
          THEN pg_catalog.format('!The canaries of its wave \"%s\" have not soaked yet.', w.wave) END,
      pg_catalog.format('Nobody goes before it in its wave \"%s\" any more.', w.wave))
  FROM holdfast.wave_tenant t JOIN holdfast.wave w ON w.id = t.wave_id
- WHERE t.tenant = $1 AND w.state NOT IN ('passed', 'aborted')
+ WHERE t.tenant = $1 AND t.state = 'waiting' AND w.state NOT IN ('passed', 'aborted')
  ORDER BY w.id LIMIT 1";
 
 thread_local! {
@@ -119,7 +119,10 @@ thread_local! {
 }
 
 /// What the tenant's wave waits for: the waves before it, and its own canaries.
-pub(super) fn soak(tenant: &TenantKey) -> Soak {
+pub(super) fn soak(session: &Session, tenant: &TenantKey) -> Soak {
+    if !session.policy.set.waves_open {
+        return Soak::InNoWave;
+    }
     let waits = fetch_again::<String>(&SOAK, SOAK_SQL, &[key(tenant)]);
     match waits {
         None => Soak::InNoWave,

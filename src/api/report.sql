@@ -89,6 +89,14 @@ SELECT pg_catalog.jsonb_build_object(
         'total', (SELECT pg_catalog.count(*) FROM owners)),
     'moved', (SELECT pg_catalog.count(*) FROM holdfast.ownership o, migration m WHERE o.owner <> m.default_owner),
     'moves', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(l) - 'n' ORDER BY n), '[]') FROM moves AS l),
+    'waves', pg_catalog.jsonb_build_object(
+        'first', (SELECT coalesce(pg_catalog.jsonb_agg(l), '[]') FROM (
+            SELECT w.wave, w.to_backend, w.state, w.tenants, p.percent, p.moved, p.waiting, p.skipped, p.frozen + p.returned AS stopped,
+                h.reason
+            FROM holdfast.waves w JOIN holdfast.wave_progress p USING (wave) JOIN holdfast.wave h USING (wave)
+            ORDER BY w.state IN ('passed', 'aborted'), CASE WHEN w.state IN ('passed', 'aborted') THEN -h.id ELSE h.id END
+            LIMIT 12) AS l),
+        'total', (SELECT pg_catalog.count(*) FROM holdfast.wave)),
     'counted_since', (SELECT CASE unit WHEN 'hour' THEN 'in the last two days' ELSE 'in the last 30 days' END FROM counted),
     'rules', pg_catalog.jsonb_build_object(
         'first', (SELECT coalesce(pg_catalog.jsonb_agg(l), '[]') FROM (

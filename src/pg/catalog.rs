@@ -230,7 +230,11 @@ impl Catalog {
         scan(self.readiness_check, |row| {
             policy.checks.extend(row.text(0).map(|name| (name, row.read::<bool>(1).unwrap_or_default())))
         });
-        scan(self.wave, |row| policy.waves_watched |= row.parsed(3).is_some_and(State::is_watched));
+        scan(self.wave, |row| {
+            let state: Option<State> = row.parsed(3);
+            policy.waves_open |= state.is_some_and(|state| !state.is_over());
+            policy.waves_watched |= state.is_some_and(State::is_watched);
+        });
         policy
     }
 

@@ -182,12 +182,6 @@ pub fn is_operating() -> bool {
     STATE.with(|s| s.operating.get())
 }
 
-/// Whether more statements belong to this transaction than the one that runs.
-pub fn is_in_transaction_block() -> bool {
-    // SAFETY: has no precondition.
-    unsafe { pg_sys::IsTransactionBlock() }
-}
-
 /// An apply worker: an error there stops replication for ever, so it is observed and never refused.
 pub fn only_observed() -> bool {
     // SAFETY: reads a global of the process.

@@ -34,7 +34,9 @@ pub struct PolicySet {
     pub limits: Vec<(String, Limits)>,
     /// Readiness checks that don't block, or do, as they would by default; by name.
     pub checks: Vec<(String, bool)>,
-    /// Whether there are waves that the worker must look after.
+    /// Whether there are waves that aren't over.
+    pub waves_open: bool,
+    /// Whether there are some that the worker must look after.
     pub waves_watched: bool,
 }
 

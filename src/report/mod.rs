@@ -34,6 +34,8 @@ pub struct Facts {
     moved: i64,
     /// How that came about, in steps of equal length.
     moves: Vec<Moves>,
+    /// Those that aren't over, then the latest that are.
+    waves: List<Wave>,
     /// The time that refusals are counted for, in words.
     counted_since: String,
     /// Refusals by rule, most frequent first.
@@ -123,6 +125,33 @@ struct Moves {
     rollbacks: i64,
     /// Tenants that the default owner doesn't own any more.
     moved: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wave {
+    wave: Text,
+    to_backend: Text,
+    state: String,
+    tenants: i64,
+    percent: Option<i64>,
+    moved: i64,
+    waiting: i64,
+    skipped: i64,
+    /// Frozen, or handed back.
+    stopped: i64,
+    reason: Option<Text>,
+}
+
+impl Wave {
+    /// Its state, as a severity has it.
+    fn severity(&self) -> &'static str {
+        match self.state.as_str() {
+            "halting" | "halted" => "error",
+            "aborted" => "warning",
+            _ => "notice",
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -21,6 +21,8 @@ fn facts(name: &str) -> Value {
         "owners": list(vec![json!({ "owner": name, "trust": "proven", "tenants": 3, "frozen": 1 })], 9),
         "moved": 3,
         "moves": [{ "at": "a", "cutovers": 1, "rollbacks": 0, "moved": 1 }, { "at": "b", "cutovers": 2, "rollbacks": 0, "moved": 3 }],
+        "waves": list(vec![json!({ "wave": name, "to_backend": name, "state": "halted", "tenants": 6, "percent": 50, "moved": 2,
+            "waiting": 3, "skipped": 0, "stopped": 1, "reason": name })], 14),
         "counted_since": "in 30 days",
         "rules": list(vec![json!({ "rule": "not_owner", "refused": 5, "observed": 2, "in_break_glass": 0, "last_at": "x" })], 1),
         "refusals": [{ "at": "a", "refused": 5, "observed": 2 }],
@@ -39,6 +41,7 @@ fn what_users_supply_is_text() {
     assert!(!page.contains("<script") && !page.contains("' onload") && !page.contains('\u{1}'), "{page}");
     assert!(page.contains("&#60;script&#62;") && page.contains("&#38;amp;"), "{page}");
     assert!(page.contains("… and 8 more") && page.contains("… and 29 more"));
+    assert!(page.contains("… and 13 more"), "of the waves");
 }
 
 #[test]

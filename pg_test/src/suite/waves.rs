@@ -281,7 +281,9 @@ fn waits_for_those_before(cluster: &Cluster) -> Result<()> {
     // Somebody has moved it meanwhile; and one is left out.
     scene.cut_over(2, "rebuilt")?;
     dba.exec(&run("b"))?;
-    ensure!(tenants(&mut dba, "b", "skipped")? == 1 && state(&mut dba, "b")? == "soaking");
+    ensure!(tenants(&mut dba, "b", "moved")? == 1 && state(&mut dba, "b")? == "soaking");
+    let epoch: i64 = dba.one("SELECT epoch FROM holdfast.tenants WHERE tenant = '2'")?;
+    ensure!(epoch == 1, "what had moved was moved again");
     dba.exec("SELECT holdfast.abort_wave('b'); SELECT holdfast.skip_tenant('c', '3')")?;
     dba.exec(&run("c"))?;
     ensure!(scene.owner(3)? == "legacy" && state(&mut dba, "c")? == "soaking");

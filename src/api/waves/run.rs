@@ -10,7 +10,7 @@ use super::{Problem, Wave, attempt, execute, fetch, not_now, required, tell};
 use crate::pg::audit::schedule;
 use crate::pg::locks::{self, Tag};
 use crate::pg::report::error;
-use crate::pg::{session, trigger};
+use crate::pg::{handover, trigger};
 use crate::policy::waves::{self, Left, Next, NotNow, Pace, State, TRIES};
 
 /// How long a CALL waits until it looks again for tenants that it should try again, in milliseconds.
@@ -84,7 +84,7 @@ struct Rest {
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn wave_begin(wave: Option<&str>) {
-    if session::is_in_transaction_block() {
+    if handover::is_in_block() {
         error(
             PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
             "run_wave cannot run inside a transaction block",

@@ -138,7 +138,8 @@ fn deal_with_one(row: &Row) -> i64 {
     let back = row.on_violation.parse() == Ok(OnViolation::Rollback);
     let dealt_with = attempt(|| {
         if back {
-            let sql = "SELECT epoch FROM holdfast.rollback_cutover($1)";
+            // Whatever isn't ready: this stops what is going wrong.
+            let sql = "SELECT epoch FROM holdfast.rollback_cutover($1, require_ready => false)";
             fetch::<i64>(sql, &[tenant.as_str().into()]);
         } else {
             freeze(row, &tenant);
