@@ -1,4 +1,4 @@
-//! Whatever ends a cutover or a rollback, wherever it is: one owner, a history that says so, nothing locked.
+//! Whatever ends a cutover, a rollback or a wave, wherever it is: one owner, a history that says so, nothing locked.
 //!
 //! No stub in the product stops a handover: sessions that hold locks in its way do, or a standby that doesn't answer
 //! ([`step`]). There it meets its end ([`blow`]), and what is left is looked at ([`aftermath`]). Each of them at each
@@ -11,7 +11,7 @@ mod step;
 
 use anyhow::{Context, Result, ensure};
 
-use self::aftermath::Before;
+use self::aftermath::{Before, Wave};
 use self::blow::Blow;
 use self::step::{Step, Stopped};
 use super::Test;
@@ -31,19 +31,23 @@ pub fn tests() -> Vec<Test> {
         own("cancel_timeout_and_terminate_at_each_step_of_a_rollback", |cluster| {
             points(cluster, Handover::Rollback, &Blow::OF_ONE_SESSION)
         }),
-        own("kill9_at_each_step_of_a_cutover", |cluster| points(cluster, Handover::Cutover, &[Blow::Kill9]))
-            .expects_crashes(),
-        own("kill9_at_each_step_of_a_rollback", |cluster| points(cluster, Handover::Rollback, &[Blow::Kill9]))
-            .expects_crashes(),
-        own("postmaster_crash_at_each_step_of_a_cutover", |cluster| {
-            points(cluster, Handover::Cutover, &[Blow::Postmaster])
-        })
-        .expects_crashes(),
-        own("postmaster_crash_at_each_step_of_a_rollback", |cluster| {
-            points(cluster, Handover::Rollback, &[Blow::Postmaster])
-        })
-        .expects_crashes(),
+        own("cancel_timeout_and_terminate_at_each_step_of_a_wave", |cluster| {
+            points(cluster, Handover::Wave, &Blow::OF_ONE_SESSION)
+        }),
     ];
+    let crashes: [(_, fn(&mut Cluster) -> Result<()>); 6] = [
+        ("kill9_at_each_step_of_a_cutover", |cluster| points(cluster, Handover::Cutover, &[Blow::Kill9])),
+        ("kill9_at_each_step_of_a_rollback", |cluster| points(cluster, Handover::Rollback, &[Blow::Kill9])),
+        ("kill9_at_each_step_of_a_wave", |cluster| points(cluster, Handover::Wave, &[Blow::Kill9])),
+        ("postmaster_crash_at_each_step_of_a_cutover", |cluster| {
+            points(cluster, Handover::Cutover, &[Blow::Postmaster])
+        }),
+        ("postmaster_crash_at_each_step_of_a_rollback", |cluster| {
+            points(cluster, Handover::Rollback, &[Blow::Postmaster])
+        }),
+        ("postmaster_crash_at_each_step_of_a_wave", |cluster| points(cluster, Handover::Wave, &[Blow::Postmaster])),
+    ];
+    tests.extend(crashes.map(|(name, run)| own(name, run).expects_crashes()));
     tests.extend(disk::tests());
     tests
 }
@@ -55,13 +59,15 @@ pub enum Handover {
     Cutover,
     /// `rollback_cutover`, from rebuilt to legacy.
     Rollback,
+    /// `run_wave`, whose first tenant is the point's.
+    Wave,
 }
 
 impl Handover {
     /// The owner before, and the one after.
     fn owners(self) -> (&'static str, &'static str) {
         match self {
-            Handover::Cutover => ("legacy", "rebuilt"),
+            Handover::Cutover | Handover::Wave => ("legacy", "rebuilt"),
             Handover::Rollback => ("rebuilt", "legacy"),
         }
     }
@@ -70,6 +76,7 @@ impl Handover {
         match self {
             Handover::Cutover => format!("SELECT holdfast.cutover('{tenant}', 'rebuilt', max_pause => '1 min')"),
             Handover::Rollback => format!("SELECT holdfast.rollback_cutover('{tenant}')"),
+            Handover::Wave => format!("CALL holdfast.run_wave('{tenant}')"),
         }
     }
 }
@@ -88,7 +95,7 @@ fn points(cluster: &mut Cluster, handover: Handover, blows: &[Blow]) -> Result<(
     // Steps need a tenant that rebuilt owns besides the point's.
     stage.cut_over(step::OF_REBUILT, "rebuilt")?;
     let mut number = 0;
-    for step in Step::ALL {
+    for step in Step::of(handover) {
         for blow in blows.iter().copied().filter(|blow| blow.comes_at(step)) {
             number += 1;
             let point = Point { stage: &stage, tenant: number, handover, step, blow };
@@ -105,10 +112,14 @@ impl Point<'_> {
         if self.handover == Handover::Rollback || self.step == Step::Row {
             self.stage.cut_over(self.tenant, "rebuilt")?;
         }
-        if self.handover == Handover::Cutover && self.step == Step::Row {
+        if self.handover != Handover::Rollback && self.step == Step::Row {
             self.stage.operator()?.exec(&Handover::Rollback.sql(&self.tenant.to_string()))?;
         }
         let tenant = self.tenant.to_string();
+        let wave = match self.handover {
+            Handover::Wave => Some(Wave::add(self.stage, self.tenant)?),
+            _ => None,
+        };
         let before = Before::look(self.stage, &tenant)?;
         let stopped = Stopped::at(self)?;
         let committed = stopped.strike(self, cluster)?;
@@ -119,8 +130,14 @@ impl Point<'_> {
         }
         before.check(old, 0)?;
         self.stage.ensure_sound(self.tenant, old)?;
+        if let Some(wave) = &wave {
+            wave.is_true()?;
+        }
         self.stage.operator()?.exec(&self.handover.sql(&tenant)).context("once more, undisturbed")?;
         before.check(new, 1)?;
+        if let Some(wave) = wave {
+            wave.has_moved()?;
+        }
         self.stage.ensure_sound(self.tenant, new)
     }
 }

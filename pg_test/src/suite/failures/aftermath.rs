@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::super::two_backends::TwoBackends;
+use crate::wait::eventually;
 
 /// Tenants whose owner, epoch or freeze isn't what history last said.
 const CONTRADICTIONS: &str = "
@@ -10,6 +11,11 @@ const CONTRADICTIONS: &str = "
     FULL JOIN (SELECT DISTINCT ON (tenant) tenant, to_backend, epoch FROM holdfast.ownership_change
                ORDER BY tenant, id DESC) c USING (tenant)
     WHERE (o.owner, o.epoch) IS DISTINCT FROM (c.to_backend, c.epoch) OR o.freeze_reason IS NOT NULL";
+
+/// Those of tenants, of all of them, of moves and of waves.
+const OUR_LOCKS: &str = "
+    SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid BETWEEN 18502 AND 18505
+    AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())";
 
 /// A tenant's history before its handover fails.
 pub struct Before<'a> {
@@ -35,6 +41,7 @@ impl Before<'_> {
         ensure!(contradictions.is_empty(), "ownership and its history differ: {contradictions:?}");
         let prepared: i64 = operator.one("SELECT count(*) FROM pg_catalog.pg_prepared_xacts")?;
         ensure!(prepared == 0, "{prepared} prepared transactions");
+        eventually("the locks of ended sessions to go", || Ok(operator.one::<i64>(OUR_LOCKS)? == 0))?;
         Ok(())
     }
 }
@@ -42,4 +49,47 @@ impl Before<'_> {
 fn changes(stage: &TwoBackends, tenant: &str) -> Result<i64> {
     let sql = "SELECT count(*) FROM holdfast.ownership_change WHERE tenant = $1";
     Ok(stage.operator()?.query_one(sql, &[&tenant])?.try_get(0)?)
+}
+
+/// A wave of two tenants.
+pub struct Wave<'a> {
+    stage: &'a TwoBackends,
+    name: i32,
+}
+
+impl Wave<'_> {
+    /// Plans it; its first tenant gives it its name, the other has no rows.
+    pub fn add(stage: &TwoBackends, tenant: i32) -> Result<Wave<'_>> {
+        stage.operator()?.exec(&format!(
+            "SELECT holdfast.add_wave('{tenant}', '{{{tenant}, {}}}', soak => '1 hour', max_refusals => 1000000,
+                 max_pause => '1 min')",
+            tenant + 1_000
+        ))?;
+        Ok(Wave { stage, name: tenant })
+    }
+
+    /// It says that a tenant has moved where it has, and wants to be run again.
+    pub fn is_true(&self) -> Result<()> {
+        let sql = format!(
+            "SELECT t.tenant, t.state, w.state FROM holdfast.wave w JOIN holdfast.wave_tenant t ON t.wave_id = w.id
+             WHERE w.wave = '{}' AND ((t.state = 'moved') <> (holdfast.owner_of(t.tenant) = 'rebuilt')
+                 OR t.state NOT IN ('waiting', 'moved') OR w.state NOT IN ('planned', 'moving'))",
+            self.name
+        );
+        let untrue = self.stage.operator()?.rows(&sql)?;
+        ensure!(untrue.is_empty(), "a tenant of the wave, its state, the wave's: {untrue:?}");
+        Ok(())
+    }
+
+    /// All of it has; the next wave may come.
+    pub fn has_moved(&self) -> Result<()> {
+        let sql = format!(
+            "SELECT bool_and(t.state = 'moved' AND w.state = 'soaking' AND holdfast.owner_of(t.tenant) = 'rebuilt')
+             FROM holdfast.wave w JOIN holdfast.wave_tenant t ON t.wave_id = w.id WHERE w.wave = '{}'",
+            self.name
+        );
+        let mut operator = self.stage.operator()?;
+        ensure!(operator.one::<bool>(&sql)?, "the wave has not moved");
+        operator.exec(&format!("SELECT holdfast.abort_wave('{}')", self.name))
+    }
 }

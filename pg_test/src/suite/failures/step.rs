@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use postgres::Client;
 
 use super::super::two_backends::{NOT_OWNER, TwoBackends, is, write};
-use super::Point;
+use super::{Handover, Point};
 use crate::client::{Refusal, Session};
 use crate::cluster::Cluster;
 use crate::pending::Pending;
@@ -25,6 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What a handover is about to do when it is stopped, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Begin a wave. `wave` is locked against those who lock rows.
+    BeginWave,
+    /// Pick a tenant of the wave. `wave_tenant` is locked against those who lock rows.
+    PickTenant,
     /// Look at the owner before it locks anything. `ownership` is locked.
     Look,
     /// Take the tenant's lock. A writer has it.
@@ -41,6 +45,8 @@ pub enum Step {
     Row,
     /// Write history. `ownership_change` is locked against writers.
     Record,
+    /// Note that the wave's tenant has moved. `wave_tenant` is locked against writers.
+    NoteTenant,
     /// Commit, in a transaction with more to it. Nobody stops it.
     BeforeCommit,
     /// Commit, and tell listeners first. Another commit that does is under way.
@@ -50,8 +56,9 @@ pub enum Step {
 }
 
 impl Step {
-    /// All of them.
-    pub const ALL: [Step; 11] = [
+    const ALL: [Step; 14] = [
+        Step::BeginWave,
+        Step::PickTenant,
         Step::Look,
         Step::TenantLock,
         Step::AllLock,
@@ -60,15 +67,28 @@ impl Step {
         Step::Change,
         Step::Row,
         Step::Record,
+        Step::NoteTenant,
         Step::BeforeCommit,
         Step::Notify,
         Step::Standby,
     ];
 
+    /// Those of a handover. A wave runs in no transaction of the client's; its first commit is none of a tenant's, so who stops it when
+    /// it commits doesn't get any further.
+    pub fn of(handover: Handover) -> impl Iterator<Item = Step> {
+        Step::ALL.into_iter().filter(move |step| match step {
+            Step::BeginWave | Step::PickTenant | Step::NoteTenant => handover == Handover::Wave,
+            Step::BeforeCommit | Step::Standby => handover != Handover::Wave,
+            _ => true,
+        })
+    }
+
     /// What the handover waits for there.
     pub fn waits_for(self) -> &'static str {
         match self {
             Step::Look | Step::Reread | Step::Change => "relation holdfast.ownership",
+            Step::BeginWave => "relation holdfast.wave",
+            Step::PickTenant | Step::NoteTenant => "relation holdfast.wave_tenant",
             Step::TenantLock | Step::SecondTry => "advisory 18502",
             Step::AllLock => "advisory 18503",
             Step::Row => "transactionid",
@@ -80,8 +100,12 @@ impl Step {
     }
 
     /// Whether writers of the tenant are held meanwhile.
-    fn holds_writers(self) -> bool {
-        self != Step::Look
+    fn holds_writers(self, handover: Handover) -> bool {
+        match self {
+            Step::BeginWave | Step::PickTenant | Step::Look => false,
+            Step::Notify => handover != Handover::Wave,
+            _ => true,
+        }
     }
 }
 
@@ -110,6 +134,9 @@ impl Stopped {
         let of_old = || stage.database.connect_as(stage.role(old));
         let other = if old == "legacy" { OF_LEGACY } else { OF_REBUILT };
         match point.step {
+            Step::BeginWave => idle.push(locking(stage, "wave", "EXCLUSIVE")?),
+            Step::PickTenant => idle.push(locking(stage, "wave_tenant", "EXCLUSIVE")?),
+            Step::NoteTenant => idle.push(locking(stage, "wave_tenant", "SHARE")?),
             Step::Look => idle.push(locking(stage, "ownership", "ACCESS EXCLUSIVE")?),
             Step::TenantLock | Step::Reread => {
                 let mut writer = of_old()?;
@@ -177,7 +204,7 @@ impl Stopped {
             _ => {}
         }
         wait_for(&mut observer, pid, point.step.waits_for())?;
-        let held = if point.step.holds_writers() {
+        let held = if point.step.holds_writers(point.handover) {
             let mut writer = of_old()?;
             writer.exec("SET holdfast.hold_timeout = '1 min'")?;
             let mut writer = writer.start(&new_row(tenant));
