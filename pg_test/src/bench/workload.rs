@@ -298,11 +298,14 @@ pub const WORKLOADS: &[Workload] = &[
     Workload {
         name: "wave",
         title: "tenants handed over one after the other",
-        figures: &[Figure { of: "", unit: "a second" }],
+        figures: &[
+            Figure { of: "by run_wave()", unit: "a second" },
+            Figure { of: "by calls of cutover()", unit: "a second" },
+        ],
         contenders: &[Legacy],
         budget: &[itself(Legacy, 0, Bound::AtLeast(500.0))],
         durable: true,
-        turns: Turns::Few,
+        turns: Turns::One,
         turn: handover::wave,
     },
     Workload {
