@@ -21,8 +21,6 @@ use crate::pg::session::Session;
 use crate::pg::subtransaction::in_subtransaction;
 use crate::policy::backend::Trust;
 use crate::policy::ownership::{CutoverError, check_cutover};
-use crate::policy::readiness::Soak;
-use crate::policy::tenant::TenantKey;
 use crate::policy::waves::{OnViolation, State};
 
 /// Names of an error message: the first few of them.
