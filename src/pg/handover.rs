@@ -121,6 +121,12 @@ pub fn current_lsn() -> u64 {
     unsafe { pg_sys::GetXLogInsertRecPtr() }
 }
 
+/// Whether the client has opened the transaction that is running.
+pub fn is_in_block() -> bool {
+    // SAFETY: has no precondition.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
+
 fn register() {
     if REGISTERED.replace(true) {
         return;

@@ -182,13 +182,13 @@ fn default_owner(cluster: &Cluster) -> Result<()> {
     let mut dba = guarded.database.connect()?;
     let mut legacy = guarded.legacy()?;
     legacy.exec("BEGIN; UPDATE orders SET note = 'before' WHERE tenant = 1")?;
-    let mut change = guarded.database.connect()?.start("SELECT holdfast.set_default_owner('rebuilt')");
+    let change = guarded.database.connect()?.start("SELECT holdfast.set_default_owner('rebuilt')");
     std::thread::sleep(std::time::Duration::from_millis(300));
     let owner: String = dba.one("SELECT holdfast.owner_of('1')")?;
     ensure!(owner == "legacy", "{owner}");
     // Its next write is still its own.
     legacy.exec("UPDATE orders SET note = 'within' WHERE tenant = 1; COMMIT")?;
-    change.finish()?;
+    change.finish()?.1?;
     is(&legacy.refused(FOREIGN_WRITE)?, NOT_OWNER)?;
     guarded.rebuilt()?.exec("UPDATE orders SET note = 'after' WHERE tenant = 1")?;
     dba.exec("SELECT holdfast.add_backend('old', 'retired')")?;

@@ -35,7 +35,7 @@ pub fn tests() -> Vec<Test> {
             points(cluster, Handover::Wave, &Blow::OF_ONE_SESSION)
         }),
     ];
-    let crashes: [(_, fn(&mut Cluster) -> Result<()>); 6] = [
+    let crashes: [(_, Run); 6] = [
         ("kill9_at_each_step_of_a_cutover", |cluster| points(cluster, Handover::Cutover, &[Blow::Kill9])),
         ("kill9_at_each_step_of_a_rollback", |cluster| points(cluster, Handover::Rollback, &[Blow::Kill9])),
         ("kill9_at_each_step_of_a_wave", |cluster| points(cluster, Handover::Wave, &[Blow::Kill9])),
@@ -51,6 +51,8 @@ pub fn tests() -> Vec<Test> {
     tests.extend(disk::tests());
     tests
 }
+
+type Run = fn(&mut Cluster) -> Result<()>;
 
 /// What fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
