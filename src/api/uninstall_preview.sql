@@ -1,16 +1,23 @@
 -- What DROP EXTENSION takes along and what it leaves, for uninstall_preview(). First what a DBA would miss, then the rest.
-WITH extension AS (
+WITH RECURSIVE extension AS (
     SELECT oid, extnamespace FROM pg_extension WHERE extname = 'holdfast'
 ), part AS MATERIALIZED (
     SELECT d.classid, d.objid FROM pg_depend d, extension e
     WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+), way AS (
+    -- How far a table is from the one whose own rows tell their tenants.
+    SELECT relation, 0 AS length FROM holdfast.classified_table WHERE parent IS NULL
+    UNION ALL
+    SELECT c.relation, w.length + 1 FROM holdfast.classified_table c JOIN way w ON c.parent = w.relation
+    -- No way is longer; one that leads to itself would have no end.
+    WHERE c.relation <> w.relation AND w.length < 100
 ), found AS (
     -- Of guards those that are nobody's copy, children before the tables that their tenants come from.
     SELECT 1 AS n, 'trigger' AS kind, format('%s on %s', quote_ident(t.tgname), t.tgrelid::regclass) AS object,
         'dropped; DROP EXTENSION asks for CASCADE' AS fate,
         format('SELECT holdfast.unguard_table(%L);', t.tgrelid::regclass) AS statement,
-        row_number() OVER (ORDER BY c.classified_at DESC, t.tgrelid::regclass::text) AS place
-    FROM pg_trigger t LEFT JOIN holdfast.classified_table c ON c.relation = t.tgrelid
+        row_number() OVER (ORDER BY w.length DESC NULLS LAST, t.tgrelid::regclass::text) AS place
+    FROM pg_trigger t LEFT JOIN (SELECT relation, max(length) AS length FROM way GROUP BY relation) w ON w.relation = t.tgrelid
     WHERE t.tgfoid = 'holdfast.guard_row()'::regprocedure AND t.tgparentid = 0
     UNION ALL
     -- What others have built on the extension's views, functions and types.

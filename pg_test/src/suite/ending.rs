@@ -188,7 +188,8 @@ fn default_owner(cluster: &Cluster) -> Result<()> {
     ensure!(owner == "legacy", "{owner}");
     // Its next write is still its own.
     legacy.exec("UPDATE orders SET note = 'within' WHERE tenant = 1; COMMIT")?;
-    change.finish()?.1?;
+    let (_, outcome) = change.finish()?;
+    outcome?;
     is(&legacy.refused(FOREIGN_WRITE)?, NOT_OWNER)?;
     guarded.rebuilt()?.exec("UPDATE orders SET note = 'after' WHERE tenant = 1")?;
     dba.exec("SELECT holdfast.add_backend('old', 'retired')")?;
@@ -209,7 +210,7 @@ fn finish(cluster: &Cluster) -> Result<()> {
     dba.exec("SELECT holdfast.finish_migration()")?;
     // Each of these was refused before.
     let mut rebuilt = guarded.rebuilt()?;
-    rebuilt.exec("SET statement_timeout = 0; SET session_replication_role = DEFAULT")?;
+    rebuilt.exec("SET statement_timeout = 0")?;
     rebuilt.exec("UPDATE orders SET note = 'all'; INSERT INTO plans VALUES (9); TRUNCATE plans")?;
     guarded.legacy()?.exec(FOREIGN_WRITE)?;
     dba.exec("ALTER TABLE orders DISABLE TRIGGER USER; ALTER TABLE orders ENABLE TRIGGER USER")?;

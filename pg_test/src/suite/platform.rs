@@ -14,13 +14,14 @@ pub const SCHEMA: &str = include_str!("platform/schema.sql");
 
 const POLICY: &str = include_str!("platform/policy.sql");
 
-/// Each in a transaction of its own, as a handover wants it. Tenants of bytea and uuid columns have names of their own.
+/// Each in a transaction of its own, as a handover wants it. Tenants of bytea and uuid columns have names of their own. A backend
+/// is only observed, which readiness minds.
 pub const OWNERSHIP: [&str; 8] = [
-    "SELECT holdfast.cutover('20', 'rebuilt')",
-    "SELECT holdfast.cutover('00000000-0000-0000-0000-00000000000b', 'rebuilt')",
-    "SELECT holdfast.cutover('\\x0b', 'rebuilt')",
-    "SELECT holdfast.cutover(ROW('eu, west', 20)::text, 'rebuilt')",
-    "SELECT holdfast.cutover('30', 'rebuilt')",
+    "SELECT holdfast.cutover('20', 'rebuilt', require_ready => false)",
+    "SELECT holdfast.cutover('00000000-0000-0000-0000-00000000000b', 'rebuilt', require_ready => false)",
+    "SELECT holdfast.cutover('\\x0b', 'rebuilt', require_ready => false)",
+    "SELECT holdfast.cutover(ROW('eu, west', 20)::text, 'rebuilt', require_ready => false)",
+    "SELECT holdfast.cutover('30', 'rebuilt', require_ready => false)",
     "SELECT holdfast.rollback_cutover('30')",
     "SELECT holdfast.freeze('40', 'audit')",
     "SELECT holdfast.freeze('50', 'import', '2099-01-01')",

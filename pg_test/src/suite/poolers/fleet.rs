@@ -33,6 +33,8 @@ pub struct Board {
     pub owners: Vec<AtomicU32>,
     /// Whether transactions are begun.
     pub on: AtomicBool,
+    /// Whether tenants are handed over meanwhile.
+    pub moving: AtomicBool,
     stop: AtomicBool,
     connected: AtomicU64,
     committed: AtomicU64,

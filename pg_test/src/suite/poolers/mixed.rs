@@ -1,8 +1,8 @@
 //! Two hundred clients of both backends on ten server connections, while tenants move from one backend to the other and back:
 //! each row says who wrote it and when, and the history of ownership says who should have.
 //!
-//! Windows with Holdfast and windows without it, on a cluster of its own behind a pooler of its own, take turns, so that both
-//! meet the same machine. In the suite that is short, and only rows are judged; `cargo verify --poolers` takes its time, and
+//! Windows with Holdfast, with it and tenants at rest, and without it, on a cluster of its own behind a pooler of its own, take
+//! turns, so that all meet the same machine. In the suite that is short, and only rows are judged; `cargo verify --poolers` takes its time, and
 //! prints the throughput.
 
 use std::collections::BTreeSet;
@@ -32,7 +32,7 @@ const BACKENDS: [&str; 2] = ["legacy", "rebuilt"];
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// Between two cutovers.
-const PAUSE: Duration = Duration::from_millis(25);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// How clients are told from each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ fn short(cluster: &Cluster, way: Way) -> Result<()> {
     Ok(())
 }
 
-/// The benchmark: so many seconds with Holdfast, and as many without, in each set-up.
+/// The benchmark: so many seconds with Holdfast while tenants move, as many while they don't, and as many without it, in each set-up.
 pub fn benchmark(postgres: &Postgres, seconds: u64, ui: &Ui) -> Result<()> {
     let programs = [Release::Bookworm, Release::Trixie].map(Program::PgBouncer);
     provide_programs(&BTreeSet::from(programs), ui);
@@ -109,10 +109,13 @@ impl Course {
             .flatten()
             .map(|side| Fleet::start(&side.board, &side.doors, CLIENTS))
             .collect::<Result<_>>()?;
-        let (mut with, mut without) = (Throughput::default(), Throughput::default());
+        let [mut with, mut still, mut without] = [Throughput::default(); 3];
         for _ in 0..self.windows {
+            guarded.board.moving.store(true, Ordering::Relaxed);
             with.add(&guarded.board, self.window);
+            guarded.board.moving.store(false, Ordering::Relaxed);
             if let Some(plain) = &plain {
+                still.add(&guarded.board, self.window);
                 without.add(&plain.board, self.window);
             }
         }
@@ -121,7 +124,7 @@ impl Course {
         ensure!(moves > 0 && with.committed > 0, "nothing happened: {moves} moves, {} commits", with.committed);
         let rows = guarded.judge()?;
         let (refused, odd) = (guarded.board.refused(), guarded.board.odd());
-        Ok(Figures { way, with, without: plain.map(|_| without), moves, rows, refused, odd })
+        Ok(Figures { way, with, beside: plain.map(|_| [still, without]), moves, rows, refused, odd })
     }
 }
 
@@ -240,7 +243,7 @@ impl Side {
             let mut moves = 0;
             while !board.is_over() {
                 std::thread::sleep(PAUSE);
-                if !board.on.load(Ordering::Relaxed) {
+                if !board.on.load(Ordering::Relaxed) || !board.moving.load(Ordering::Relaxed) {
                     continue;
                 }
                 let tenant = fastrand::usize(..TENANTS);
@@ -291,7 +294,8 @@ impl Side {
 struct Figures {
     way: Way,
     with: Throughput,
-    without: Option<Throughput>,
+    /// With Holdfast and no tenant moving; without Holdfast.
+    beside: Option<[Throughput; 2]>,
     moves: u64,
     rows: i64,
     refused: u64,
@@ -307,11 +311,16 @@ impl fmt::Display for Figures {
             f,
             "    {moves} cutovers meanwhile; {refused} transactions refused, {odd} rolled back, cancelled or broken off"
         )?;
-        match &self.without {
+        match &self.beside {
             None => write!(f, "    {with:.0} commits a second"),
-            Some(without) => {
-                let without = without.a_second();
-                write!(f, "    commits a second: {with:.0}; without holdfast {without:.0} ({:.2})", with / without)
+            Some(beside) => {
+                let [still, without] = beside.map(|throughput| throughput.a_second());
+                write!(
+                    f,
+                    "    commits a second: {without:.0} without holdfast, {still:.0} with it ({:.2}), {with:.0} while tenants move ({:.2})",
+                    still / without,
+                    with / without
+                )
             }
         }
     }
