@@ -119,7 +119,7 @@ impl Point<'_> {
         }
         let tenant = self.tenant.to_string();
         let wave = match self.handover {
-            Handover::Wave => Some(Wave::add(self.stage, self.tenant)?),
+            Handover::Wave => Some(Wave::add(self.stage, &tenant, &(self.tenant + 1_000).to_string())?),
             _ => None,
         };
         let before = Before::look(self.stage, &tenant)?;

@@ -51,45 +51,39 @@ fn changes(stage: &TwoBackends, tenant: &str) -> Result<i64> {
     Ok(stage.operator()?.query_one(sql, &[&tenant])?.try_get(0)?)
 }
 
-/// A wave of two tenants.
+/// A wave of two tenants, of which the first gives it its name.
 pub struct Wave<'a> {
     stage: &'a TwoBackends,
-    name: i32,
+    name: &'a str,
 }
 
 impl Wave<'_> {
-    /// Plans it; its first tenant gives it its name, the other has no rows.
-    pub fn add(stage: &TwoBackends, tenant: i32) -> Result<Wave<'_>> {
-        stage.operator()?.exec(&format!(
-            "SELECT holdfast.add_wave('{tenant}', '{{{tenant}, {}}}', soak => '1 hour', max_refusals => 1000000,
-                 max_pause => '1 min')",
-            tenant + 1_000
-        ))?;
-        Ok(Wave { stage, name: tenant })
+    /// Plans it.
+    pub fn add<'a>(stage: &'a TwoBackends, first: &'a str, second: &str) -> Result<Wave<'a>> {
+        let sql = "SELECT holdfast.add_wave($1, ARRAY[$1, $2], soak => '1 hour', max_refusals => 1000000, max_pause => '1 min')";
+        stage.operator()?.execute(sql, &[&first, &second])?;
+        Ok(Wave { stage, name: first })
     }
 
     /// It says that a tenant has moved where it has, and wants to be run again.
     pub fn is_true(&self) -> Result<()> {
-        let sql = format!(
-            "SELECT t.tenant, t.state, w.state FROM holdfast.wave w JOIN holdfast.wave_tenant t ON t.wave_id = w.id
-             WHERE w.wave = '{}' AND ((t.state = 'moved') <> (holdfast.owner_of(t.tenant) = 'rebuilt')
-                 OR t.state NOT IN ('waiting', 'moved') OR w.state NOT IN ('planned', 'moving'))",
-            self.name
-        );
-        let untrue = self.stage.operator()?.rows(&sql)?;
-        ensure!(untrue.is_empty(), "a tenant of the wave, its state, the wave's: {untrue:?}");
+        let sql = "
+            SELECT count(*) FROM holdfast.wave w JOIN holdfast.wave_tenant t ON t.wave_id = w.id
+            WHERE w.wave = $1 AND ((t.state = 'moved') <> (holdfast.owner_of(t.tenant) = 'rebuilt')
+                OR t.state NOT IN ('waiting', 'moved') OR w.state NOT IN ('planned', 'moving'))";
+        let untrue: i64 = self.stage.operator()?.query_one(sql, &[&self.name])?.try_get(0)?;
+        ensure!(untrue == 0, "the wave has lost sight of {untrue} tenants");
         Ok(())
     }
 
     /// All of it has; the next wave may come.
     pub fn has_moved(&self) -> Result<()> {
-        let sql = format!(
-            "SELECT bool_and(t.state = 'moved' AND w.state = 'soaking' AND holdfast.owner_of(t.tenant) = 'rebuilt')
-             FROM holdfast.wave w JOIN holdfast.wave_tenant t ON t.wave_id = w.id WHERE w.wave = '{}'",
-            self.name
-        );
+        let sql = "
+            SELECT bool_and(t.state = 'moved' AND w.state = 'soaking' AND holdfast.owner_of(t.tenant) = 'rebuilt')
+            FROM holdfast.wave w JOIN holdfast.wave_tenant t ON t.wave_id = w.id WHERE w.wave = $1";
         let mut operator = self.stage.operator()?;
-        ensure!(operator.one::<bool>(&sql)?, "the wave has not moved");
-        operator.exec(&format!("SELECT holdfast.abort_wave('{}')", self.name))
+        ensure!(operator.query_one(sql, &[&self.name])?.try_get::<_, bool>(0)?, "the wave has not moved");
+        operator.execute("SELECT holdfast.abort_wave($1)", &[&self.name])?;
+        Ok(())
     }
 }

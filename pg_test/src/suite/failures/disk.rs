@@ -6,7 +6,7 @@ use super::super::Test;
 use super::super::scene::in_break_glass;
 use super::super::two_backends::{NOT_OWNER, TwoBackends, is};
 use super::Handover;
-use super::aftermath::Before;
+use super::aftermath::{Before, Wave};
 use super::step::{Step, locking, observer, wait_for};
 use crate::client::Refusal;
 use crate::cluster::{Cluster, ClusterOptions, Holds, Shutdown};
@@ -93,8 +93,8 @@ impl LongKeys {
 fn full_disk(cluster: &mut Cluster) -> Result<()> {
     let mut tenants = LongKeys::begin(cluster)?;
     let mut points = 0;
-    for handover in [Handover::Cutover, Handover::Rollback] {
-        for step in STEPS {
+    for handover in [Handover::Cutover, Handover::Rollback, Handover::Wave] {
+        for step in Step::of(handover).filter(|step| STEPS.contains(step)) {
             points += 1;
             let mut fails = || fills_up(cluster, &mut tenants, handover, step);
             let failed = fails().and_then(|failed| if failed { Ok(true) } else { fails() });
@@ -112,6 +112,10 @@ fn fills_up(cluster: &Cluster, tenants: &mut LongKeys, handover: Handover, step:
     let (row, key) = tenants.tenant(handover)?;
     let stage = &tenants.stage;
     let before = Before::look(stage, &key)?;
+    let wave = match handover {
+        Handover::Wave => Some(Wave::add(stage, &key, &format!("beside {row}"))?),
+        _ => None,
+    };
     let in_the_way = match step {
         Step::TenantLock => {
             let mut writer = stage.database.connect_as(stage.role(old))?;
@@ -141,6 +145,7 @@ fn fills_up(cluster: &Cluster, tenants: &mut LongKeys, handover: Handover, step:
     let Err(error) = handing_over.finish()?.1 else {
         drop(ballast);
         before.check(new, 1)?;
+        wave.map_or(Ok(()), |wave| wave.has_moved())?;
         tenants.ensure_sound(row, new)?;
         return Ok(false);
     };
@@ -150,7 +155,9 @@ fn fills_up(cluster: &Cluster, tenants: &mut LongKeys, handover: Handover, step:
     drop(ballast);
     before.check(old, 0)?;
     tenants.ensure_sound(row, old)?;
-    tenants.succeeds(handover, row, &key, &before).map(|()| true)
+    tenants.succeeds(handover, row, &key, &before)?;
+    wave.map_or(Ok(()), |wave| wave.has_moved())?;
+    Ok(true)
 }
 
 /// Without a log a server stops at once; the handover goes down with it.
