@@ -161,7 +161,7 @@ fn add_to(table: &str) -> String {
     last_at = greatest(e.last_at, timestamptz '2000-01-01 00:00:00+00' + a.last_at * interval '1 microsecond')
 FROM pg_catalog.json_to_recordset($1) AS a (at bigint, id bigint, occurrences bigint, last_at bigint)
 WHERE e.at = timestamptz '2000-01-01 00:00:00+00' + a.at * interval '1 microsecond' AND e.id = a.id
-RETURNING e.id"
+RETURNING a.at, a.id"
     )
 }
 
@@ -319,8 +319,9 @@ fn add(statement: &mut Prepared, additions: &mut Vec<(RowId, Count)>) -> Result<
     let list: Vec<_> = { additions.iter() }
         .map(|(row, count)| Addition { at: row.at, id: row.id, occurrences: count.occurrences, last_at: count.last_at })
         .collect();
-    let found =
-        statement.run(&[json(&list)?], |rows| rows.map(|row| row.get::<i64>(1)).collect::<Result<Vec<_>, _>>())?;
-    additions.retain(|(row, _)| !found.contains(&Some(row.id)));
+    let found = statement.run(&[json(&list)?], |rows| {
+        rows.map(|row| Ok((row.get::<i64>(1)?, row.get::<i64>(2)?))).collect::<Result<Vec<_>, _>>()
+    })?;
+    additions.retain(|(row, _)| !found.contains(&(Some(row.at), Some(row.id))));
     Ok(())
 }
