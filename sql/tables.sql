@@ -114,13 +114,14 @@ CREATE TABLE holdfast.readiness_check (
 CREATE TABLE holdfast.ownership (
     tenant text COLLATE "C" PRIMARY KEY,
     owner text NOT NULL,
-    -- Where a rollback leads; none after a rollback, so that a second one doesn't lead forward again.
     previous_owner text,
     epoch bigint NOT NULL,
     freeze_reason text,
     frozen_until timestamptz,
     changed_at timestamptz NOT NULL,
     changed_by text NOT NULL,
+    -- Whether the last handover was a rollback, so that a second one doesn't lead forward again.
+    rolled_back boolean NOT NULL DEFAULT false,
     CHECK (freeze_reason IS NOT NULL OR frozen_until IS NULL)
 );
 

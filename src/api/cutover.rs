@@ -97,12 +97,13 @@ impl Way<'_> {
     }
 }
 
-/// Gives tenant `$1` to backend `$2`; a rollback leads to `$3`.
+/// Gives tenant `$1` to backend `$2`, from `$3`; `$4` if that is a rollback.
 const CHANGE_SQL: &str = "
-INSERT INTO holdfast.ownership (tenant, owner, previous_owner, epoch, changed_at, changed_by)
-VALUES ($1, $2, $3, 1, pg_catalog.clock_timestamp(), session_user)
+INSERT INTO holdfast.ownership (tenant, owner, previous_owner, epoch, changed_at, changed_by, rolled_back)
+VALUES ($1, $2, $3, 1, pg_catalog.clock_timestamp(), session_user, $4)
 ON CONFLICT (tenant) DO UPDATE SET owner = excluded.owner, previous_owner = excluded.previous_owner,
-    epoch = ownership.epoch + 1, changed_at = excluded.changed_at, changed_by = excluded.changed_by
+    epoch = ownership.epoch + 1, changed_at = excluded.changed_at, changed_by = excluded.changed_by,
+    rolled_back = excluded.rolled_back
 RETURNING epoch";
 
 thread_local! {
@@ -147,7 +148,7 @@ impl Order<'_> {
 
     /// What there is to do, checked. Readiness is required where the tenant's soak is known.
     fn next(&self, session: &Session, from: &str, state: Option<&TenantState>, soak: Option<&Soak>) -> Next {
-        let previous = state.and_then(|s| s.previous_owner.as_deref());
+        let previous = state.and_then(TenantState::way_back);
         let to = match (self.way, previous) {
             (Way::To(to), _) => to,
             (Way::Back, Some(previous)) => previous,
@@ -169,9 +170,9 @@ impl Order<'_> {
 
     fn change(&self, had: &Had, from: &str, to: &str) -> HandedOver {
         let (tenant, action) = (self.tenant, self.way.action());
-        let previous = matches!(self.way, Way::To(_)).then_some(from);
-        let epoch =
-            fetch_again::<i64>(&CHANGE, CHANGE_SQL, &[key(tenant), to.into(), previous.into()]).unwrap_or_default();
+        let rolled_back = matches!(self.way, Way::Back);
+        let epoch = fetch_again::<i64>(&CHANGE, CHANGE_SQL, &[key(tenant), to.into(), from.into(), rolled_back.into()])
+            .unwrap_or_default();
         let restore_point = handover::restore_point(&format!("holdfast {action} {epoch} of {tenant}"));
         let lsn = handover::current_lsn();
         let paused = Interval::from_micros(trigger::now() - had.exclusive.since);

@@ -15,6 +15,7 @@ use crate::pg::prepared::Prepared;
 use crate::pg::report::error;
 use crate::pg::session::{self, Session};
 use crate::pg::{end_date, gucs, relation};
+use crate::policy::ownership::TenantState;
 use crate::policy::readiness::{self, Essentials, Soak, Surroundings, Tables};
 use crate::policy::rules::literal;
 use crate::policy::surface::{GuardState, TableClass};
@@ -32,7 +33,7 @@ fn readiness(
     let to = known_backend(&session, required(to_backend, "to_backend"));
     let state = session.catalog.committed_tenant_state(&tenant);
     let from = owner_in(&session, state.as_ref()).unwrap_or_else(|| no_migration(&tenant));
-    let previous = state.as_ref().and_then(|s| s.previous_owner.as_deref());
+    let previous = state.as_ref().and_then(TenantState::way_back);
     let handover = Handover { from: &from, to, previous, soak: &soak(&session, &tenant) };
     let rows = with_essentials(&session, &handover, |facts| readiness::readiness(facts, &surroundings(&tenant, to)));
     TableIterator::new(rows.into_iter().map(|row| (row.name.to_owned(), row.ok, row.blocking, row.detail)))

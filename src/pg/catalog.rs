@@ -275,7 +275,8 @@ impl Catalog {
         let read = |row: &Row| {
             let until = (!row.is_null(5)).then(|| row.int8(5));
             let freeze = row.text(4).map(|reason| Freeze { reason, until });
-            state = Some(TenantState { owner: row.text(1), previous_owner: row.text(2), freeze });
+            let rolled_back = row.read(8).unwrap_or_default();
+            state = Some(TenantState { owner: row.text(1), previous_owner: row.text(2), rolled_back, freeze });
         };
         let key = pgrx::IntoDatum::into_datum(key).unwrap_or(pg_sys::Datum::from(0));
         let mut keys = [Key {
@@ -301,7 +302,10 @@ impl Catalog {
             let freeze = row.text(4).map(|reason| Freeze { reason, until }).filter(|f| f.holds(now));
             let owner = row.text(1);
             if owner.as_deref() != Some(backend) || freeze.is_some() {
-                beyond = Some((row.text(0).unwrap_or_default(), TenantState { owner, freeze, previous_owner: None }));
+                beyond = Some((
+                    row.text(0).unwrap_or_default(),
+                    TenantState { owner, freeze, previous_owner: None, rolled_back: false },
+                ));
             }
         });
         beyond

@@ -11,8 +11,17 @@ pub struct TenantState {
     pub owner: Option<String>,
     /// The backend that owned it before, if it was ever handed over.
     pub previous_owner: Option<String>,
+    /// Whether the last handover took one back.
+    pub rolled_back: bool,
     /// The freeze it is under, if any.
     pub freeze: Option<Freeze>,
+}
+
+impl TenantState {
+    /// The backend that a rollback leads to: the one before the last cutover, unless that was taken back already.
+    pub fn way_back(&self) -> Option<&str> {
+        self.previous_owner.as_deref().filter(|_| !self.rolled_back)
+    }
 }
 
 /// A freeze.

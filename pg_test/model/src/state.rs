@@ -188,7 +188,7 @@ pub enum Breach {
 pub struct State {
     /// Committed and visible: `ownership.owner`.
     pub owners: [Backend; TENANTS],
-    /// `ownership.previous_owner`
+    /// Where a rollback leads: `ownership.previous_owner`, unless the last handover was one.
     pub previous: [Option<Backend>; TENANTS],
     /// The sessions.
     pub sessions: Vec<Session>,

@@ -23,8 +23,10 @@ SELECT tenant, owner, state, epoch, previous_owner FROM holdfast.tenants;
 SELECT tenant, action, from_backend, to_backend, epoch, reason FROM holdfast.ownership_history;
 SELECT item, value FROM holdfast.status WHERE item NOT IN ('phase', 'ends on', 'audit', 'queue');
 
+-- What was done is told again.
+SELECT tenant, from_backend, to_backend, epoch FROM holdfast.cutover('42', 'legacy');
+
 -- What can't be done changes nothing.
-SELECT * FROM holdfast.cutover('42', 'legacy');
 SELECT * FROM holdfast.cutover('42', 'nobody');
 SELECT * FROM holdfast.cutover('forty-two', 'rebuilt');
 SELECT * FROM holdfast.rollback_cutover('7');
