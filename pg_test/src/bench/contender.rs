@@ -91,7 +91,7 @@ impl Contender {
 
     /// What makes a database with the tables its own.
     pub fn setup(self, scale: &Scale) -> String {
-        let holdfast = |owner: &str, registered: u32| {
+        let ours = |owner: &str, registered: u32| {
             let sql = include_str!("sql/holdfast.sql").replace("$OWNER", owner);
             sql.replace("$REGISTERED", &registered.to_string())
         };
@@ -99,9 +99,9 @@ impl Contender {
         let sql = match self {
             Contender::None | Contender::Preloaded => String::new(),
             Contender::Created => "CREATE EXTENSION holdfast".to_owned(),
-            Contender::Legacy => holdfast("legacy", 10),
-            Contender::Crowded => holdfast("legacy", scale.registered),
-            Contender::Rebuilt => holdfast("rebuilt", scale.tenants),
+            Contender::Legacy => ours("legacy", 10),
+            Contender::Crowded => ours("legacy", scale.registered),
+            Contender::Rebuilt => ours("rebuilt", scale.tenants),
             Contender::Plpgsql => own(include_str!("sql/plpgsql.sql")),
             Contender::Statement => include_str!("sql/statement.sql").to_owned(),
             Contender::Rls => own(include_str!("sql/rls.sql")),
