@@ -77,13 +77,15 @@ WITH watched AS (
     FROM holdfast.wave w WHERE w.state IN ('moving', 'soaking', 'halting', 'halted')
 ), recorded AS (
     SELECT backend, tenant, hour AS at, true AS is_hour, occurrences FROM holdfast.event_hour
-    WHERE outcome <> 'break_glass' AND hour > (SELECT pg_catalog.date_trunc('hour', pg_catalog.min(since), 'UTC') FROM watched)
+    WHERE outcome <> 'break_glass' AND backend IN (SELECT to_backend FROM watched)
+        AND hour > (SELECT pg_catalog.date_trunc('hour', pg_catalog.min(since), 'UTC') FROM watched)
     UNION ALL
     SELECT backend, tenant, at, false, occurrences FROM (
         SELECT at, outcome, backend, tenant, occurrences FROM holdfast.event
         UNION ALL
         SELECT at, outcome, backend, tenant, occurrences FROM holdfast.event_overflow) AS event
-    WHERE outcome <> 'break_glass' AND at >= (SELECT pg_catalog.min(since) FROM watched)
+    WHERE outcome <> 'break_glass' AND backend IN (SELECT to_backend FROM watched)
+        AND at >= (SELECT pg_catalog.min(since) FROM watched)
         AND at < (SELECT pg_catalog.date_trunc('hour', pg_catalog.max(since), 'UTC') + interval '1 hour' FROM watched)
 )
 SELECT w.wave, w.tenant, pg_catalog.sum(r.occurrences)::bigint AS refusals

@@ -123,7 +123,13 @@ impl Worker {
                     Err(Stop::Elsewhere) => return,
                 }
             }
-            if watch::step(self.identity.database) || retention::step() {
+            // Refusals that come meanwhile don't wait for longer than for anything else that it does.
+            if !workers::drain_busy(self.identity, true) {
+                return;
+            }
+            let more = watch::step(self.identity.database) || retention::step();
+            workers::drain_busy(self.identity, false);
+            if more {
                 continue;
             }
             let left = LINGER.saturating_sub(last.elapsed());

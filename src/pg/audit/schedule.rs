@@ -20,8 +20,11 @@ const DATABASES: usize = 256;
 const FIRST_PRUNING: i64 = 10_000_000;
 const DAY: i64 = 86_400_000_000;
 
-/// When a look is tried again that didn't come to an end.
+/// When a look is tried again that didn't come to an end. More than [`ROUND`].
 const AGAIN: i64 = 60_000_000;
+
+/// How long a wave may be watched by nobody, where its beginning met the end of a look.
+const ROUND: i64 = 10_000_000;
 
 /// The least time between two looks at waves while events come in.
 const PAUSE: i64 = 1_000_000;
@@ -68,9 +71,12 @@ fn own_entry() -> Option<&'static Entry> {
         return None;
     }
     let number = database.to_u32();
-    entries().iter().find(|entry| {
-        let was = entry.database.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire);
-        was.is_ok() || was == Err(number)
+    // One that is there comes before one that has become free.
+    entry(database).or_else(|| {
+        entries().iter().find(|entry| {
+            let was = entry.database.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire);
+            was.is_ok() || was == Err(number)
+        })
     })
 }
 
@@ -92,8 +98,14 @@ pub fn announce(waves_watched: bool) {
     let now = memory::uptime();
     let first =
         entry.prune_at.compare_exchange(NEVER, now + FIRST_PRUNING, Ordering::AcqRel, Ordering::Acquire).is_ok();
-    let watch =
-        waves_watched && entry.watch_at.compare_exchange(NEVER, now, Ordering::AcqRel, Ordering::Acquire).is_ok();
+    let mut watch = false;
+    if waves_watched {
+        watch = entry.watch_at.compare_exchange(NEVER, now, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        // A look that is under way may have begun before there was anything to watch, and shall not be the last one.
+        if !watch {
+            bring_forward(&entry.watch_at, now + ROUND);
+        }
+    }
     if first || watch {
         wake_launcher();
     }

@@ -1,6 +1,7 @@
 //! The worker looks after waves: what `holdfast.watch_waves()` does, when the schedule or an event says so.
 
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::time::Instant;
 
 use pgrx::{Spi, pg_sys};
@@ -8,8 +9,9 @@ use pgrx::{Spi, pg_sys};
 use super::schedule::Look;
 use super::{drain, ledger};
 
-/// How long the worker waits for a lock, as it stores nothing meanwhile.
-const PATIENCE: &std::ffi::CStr = c"100ms";
+/// What differs from the worker's other statements: it stores nothing while it waits for a lock, and counts what may be much.
+const SETTINGS: [(&CStr, &CStr); 3] =
+    [(c"lock_timeout", c"100ms"), (c"enable_seqscan", c"on"), (c"enable_hashjoin", c"on")];
 
 /// A look takes at most a tenth of the worker's time.
 const SHARE: i64 = 10;
@@ -26,7 +28,10 @@ pub(super) fn step(database: pg_sys::Oid) -> bool {
     // The launcher has put the time off when it started this worker.
     let Some(look) = Look::begin(database, FIRST.replace(false)) else { return false };
     let began = Instant::now();
-    let work = || if ledger::exists() { watch_waves() } else { None };
+    let work = || {
+        settle_settings();
+        if ledger::exists() { watch_waves() } else { None }
+    };
     match drain::transaction(work, |_| {}) {
         Ok(Some(0)) => {
             look.end(Some(0));
@@ -46,21 +51,27 @@ pub(super) fn step(database: pg_sys::Oid) -> bool {
 }
 
 fn watch_waves() -> Option<i64> {
-    // SAFETY: a setting of the transaction that is open.
-    unsafe {
-        pg_sys::set_config_option(
-            c"lock_timeout".as_ptr(),
-            PATIENCE.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_LOCAL,
-            true,
-            0,
-            false,
-        );
-    }
     match Spi::get_one("SELECT holdfast.watch_waves()") {
         Ok(next) => next,
         Err(failure) => pgrx::error!("{failure}"),
+    }
+}
+
+/// For the transaction that is open: it has others wait for it briefly only, and joins more than a few rows.
+fn settle_settings() {
+    for (name, value) in SETTINGS {
+        // SAFETY: a setting that any user may set, to a value that it can have; the strings are constants.
+        unsafe {
+            pg_sys::set_config_option(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_LOCAL,
+                true,
+                0,
+                false,
+            );
+        }
     }
 }
