@@ -216,7 +216,7 @@ fn ownership_arrives(cluster: &mut Cluster) -> Result<()> {
     for round in 0..3 {
         legacy.exec(write)?;
         ensure!(rebuilt.refused(write)?.code == "WG001", "round {round}");
-        pair.source()?.exec("SELECT holdfast.cutover('70', 'rebuilt')")?;
+        pair.source()?.exec("SELECT holdfast.cutover('70', 'rebuilt', require_ready => false)")?;
         pair.catch_up()?;
         rebuilt.exec(write)?;
         ensure!(legacy.refused(write)?.code == "WG001", "round {round}");

@@ -105,7 +105,7 @@ impl<'a> Original<'a> {
 
 /// Sequences went along, and the policy can be changed: a handover, an identity, a damaged guard's repair.
 fn ensure_operable(there: &mut Session) -> Result<()> {
-    there.exec("SELECT holdfast.cutover('60', 'rebuilt')")?;
+    there.exec("SELECT holdfast.cutover('60', 'rebuilt', require_ready => false)")?;
     let latest: String = there.one(
         "SELECT tenant FROM holdfast.ownership_history WHERE id = (SELECT max(id) FROM holdfast.ownership_change)",
     )?;
