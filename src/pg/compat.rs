@@ -37,6 +37,8 @@ unsafe extern "C-unwind" {
     );
     /// access/xact.h. Can't raise an error.
     pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
+    /// utils/inval.h.
+    pub fn AcceptInvalidationMessages();
     /// access/xact.h. Can't raise an error.
     pub fn GetCurrentTransactionNestLevel() -> c_int;
     /// access/xact.h. Can't raise an error.

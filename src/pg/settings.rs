@@ -154,13 +154,17 @@ pub fn may_need_holding() -> bool {
     (is_held() || session::may_cap_times() || any_loosened()) && !is_settled()
 }
 
-/// Whether the session is who it was when [`hold`] last looked, and its settings are as it left them. A transaction that goes on
-/// may not have heard yet of a policy that has changed; one that begins has.
+/// Whether the session is who it was when [`hold`] last looked, and its settings are as it left them.
 fn is_settled() -> bool {
-    // SAFETY: reads the state of this process's transaction.
-    let goes_on = unsafe { compat::IsTransactionBlock() };
-    !goes_on
-        && !glass::may_be_broken()
+    // SAFETY: inside a transaction; nothing here needs to be dropped if it raises an error.
+    unsafe {
+        if !compat::IsTransactionState() {
+            return false;
+        }
+        // A cap that others set counts from this statement on.
+        compat::AcceptInvalidationMessages();
+    }
+    !glass::may_be_broken()
         && SETTLED.with(|settled| {
             settled.try_borrow().is_ok_and(|settled| {
                 settled.as_ref().is_some_and(|then| {
