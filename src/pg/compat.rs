@@ -43,8 +43,6 @@ unsafe extern "C-unwind" {
     pub fn GetCurrentTransactionNestLevel() -> c_int;
     /// access/xact.h. Can't raise an error.
     pub fn IsTransactionState() -> bool;
-    /// access/xact.h. Can't raise an error.
-    pub fn IsTransactionBlock() -> bool;
     /// miscadmin.h. Can't raise an error.
     pub fn InSecurityRestrictedOperation() -> bool;
     /// miscadmin.h. Can't raise an error in a session.
