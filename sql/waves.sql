@@ -119,7 +119,7 @@ ORDER BY w.id;
 CREATE VIEW holdfast.wave_progress AS
 SELECT w.wave, CASE WHEN t.tenants > 0 THEN 100 * (t.tenants - t.waiting) / t.tenants END AS percent,
     t.waiting, t.moved, t.skipped, t.frozen, t.returned, t.problems,
-    (SELECT coalesce(pg_catalog.sum(r.refusals), 0)::bigint FROM holdfast.wave_refusals r WHERE r.wave = w.wave) AS refusals,
+    coalesce(r.refusals, 0) AS refusals,
     pg_catalog.date_trunc('second', coalesce(w.ended_at, pg_catalog.clock_timestamp()) - w.started_at) AS running_for,
     CASE WHEN w.state = 'soaking' THEN greatest(interval '0',
         pg_catalog.date_trunc('second', w.soaks_until - pg_catalog.clock_timestamp())) END AS soak_left
@@ -132,6 +132,8 @@ FROM holdfast.wave w CROSS JOIN LATERAL (
         pg_catalog.count(*) FILTER (WHERE x.state IN ('frozen', 'offending')) AS frozen,
         pg_catalog.count(*) FILTER (WHERE x.state = 'returned') AS returned
     FROM holdfast.wave_tenant x WHERE x.wave_id = w.id) AS t
+LEFT JOIN (SELECT wave, pg_catalog.sum(refusals)::bigint AS refusals FROM holdfast.wave_refusals GROUP BY wave) AS r
+    ON r.wave = w.wave
 ORDER BY w.id;
 
 CREATE VIEW holdfast.wave_tenants AS

@@ -19,6 +19,7 @@ use crate::pg::reading;
 use crate::pg::report::{decode_sqlstate, error};
 use crate::pg::session::Session;
 use crate::pg::subtransaction::in_subtransaction;
+use crate::pg::trigger;
 use crate::policy::backend::Trust;
 use crate::policy::ownership::{CutoverError, check_cutover};
 use crate::policy::waves::{OnViolation, State};
@@ -424,17 +425,15 @@ fn few(tenants: &[String]) -> String {
     }
 }
 
-/// What went wrong with one tenant.
-struct Problem {
-    message: String,
-    detail: Option<String>,
-}
-
-/// Does something to one tenant in a subtransaction. What is wrong with this tenant is told; what is wrong with the session or
-/// the server is an error as ever.
-fn attempt(work: impl FnOnce()) -> Result<(), Problem> {
-    // Resources, the operator's intervention, the system, corruption; and what only a new transaction can put right.
+/// Does something to one tenant in a subtransaction, of which no more than `pause` milliseconds may be spent on holding its writers.
+///
+/// # Errors
+/// What is wrong with this tenant. What is wrong with the session or the server is an error as ever.
+fn attempt(pause: f64, work: impl FnOnce()) -> Result<(), String> {
+    // What only a new transaction can put right, resources, the operator's intervention, the system, corruption.
     const NOT_ITS_OWN: [&str; 6] = ["40", "53", "57", "58", "F0", "XX"];
+    const CANCELED: &str = "57014";
+    let until = trigger::now() + (pause * 1_000.0) as i64;
     in_subtransaction(AssertUnwindSafe(|| {
         let work = AssertUnwindSafe(work);
         PgTryBuilder::new(|| {
@@ -445,10 +444,16 @@ fn attempt(work: impl FnOnce()) -> Result<(), Problem> {
         .catch_others(|caught| match &caught {
             CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
                 let sqlstate = decode_sqlstate(report.sql_error_code() as i32);
-                if NOT_ITS_OWN.iter().any(|class| sqlstate.starts_with(class)) {
+                // A handover that has its tenant, but not enough of the pause left, is ended like this.
+                let too_late = sqlstate == CANCELED && trigger::now() >= until;
+                if !too_late && NOT_ITS_OWN.iter().any(|class| sqlstate.starts_with(class)) {
                     caught.rethrow()
                 }
-                Err(Problem { message: report.message().to_owned(), detail: report.detail().map(str::to_owned) })
+                Err(match (too_late, report.detail()) {
+                    (true, _) => format!("it took longer than the {pause} ms of max_pause"),
+                    (false, Some(detail)) => format!("{}: {detail}", report.message()),
+                    (false, None) => report.message().to_owned(),
+                })
             }
             CaughtError::RustPanic { .. } => caught.rethrow(),
         })

