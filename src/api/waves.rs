@@ -24,6 +24,9 @@ use crate::policy::backend::Trust;
 use crate::policy::ownership::{CutoverError, check_cutover};
 use crate::policy::waves::{OnViolation, State};
 
+/// In microseconds; from PostgreSQL 17 on an interval can be infinite, and such a time is no number.
+const LONGEST_SOAK: i128 = 315_576_000_000_000;
+
 /// Names of an error message: the first few of them.
 const SHOWN: usize = 5;
 
@@ -102,8 +105,12 @@ fn add_wave(
         invalid("concurrency must be between 1 and 64", "It is how many CALLs may move tenants at a time.", "");
     }
     let (soak, max_pause) = (required(soak, "soak"), required(max_pause, "max_pause"));
-    if soak.as_micros() < 0 {
-        invalid("soak must not be negative", "It is how long a wave is watched before the next may start.", "");
+    if !(0..=LONGEST_SOAK).contains(&soak.as_micros()) {
+        invalid(
+            "soak must be between 0 and 10 years",
+            "It is how long a wave is watched before the next may start.",
+            "",
+        );
     }
     if !(1_000..=86_400_000_000).contains(&max_pause.as_micros()) {
         invalid("max_pause must be between 1 ms and 1 day", "It is how long writers of a tenant may be held.", "");

@@ -25,6 +25,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("would_be_refusals_count_too", observed_ones_count),
         Test::shared("statements_without_a_tenant_halt_the_wave_alone", without_a_tenant),
         Test::shared("what_the_old_owner_is_refused_does_not_count", old_owner_does_not_count),
+        Test::shared("a_tenant_that_was_taken_back_is_left_alone", taken_back),
         Test::shared("canaries_soak_before_the_rest_moves", canaries_first),
         Test::shared("a_halted_wave_is_resumed_and_soaks_anew", resumed),
         Test::shared("an_offender_that_is_busy_holds_up_no_refusal", busy_offender),
@@ -164,6 +165,19 @@ fn old_owner_does_not_count(cluster: &Cluster) -> Result<()> {
     // A tenant that isn't in the wave.
     is(&scene.rebuilt()?.refused(&write(50))?, NOT_OWNER)?;
     reaches(&mut dba, "w", "passed")
+}
+
+fn taken_back(cluster: &Cluster) -> Result<()> {
+    let scene = TwoBackends::begin(cluster, "soak")?;
+    let mut dba = scene.operator()?;
+    dba.exec(&plan("w", 1, 5, ", soak => '4 s'"))?;
+    dba.exec(&run("w"))?;
+    dba.exec("SELECT holdfast.rollback_cutover('2')")?;
+    // The rebuilt client hasn't heard of it.
+    is(&scene.rebuilt()?.refused(&write(2))?, NOT_OWNER)?;
+    reaches(&mut dba, "w", "passed")?;
+    ensure!(tenants(&mut dba, "w", "returned")? == 1 && tenants(&mut dba, "w", "moved")? == 4);
+    scene.ensure_sound(2, "legacy")
 }
 
 fn canaries_first(cluster: &Cluster) -> Result<()> {

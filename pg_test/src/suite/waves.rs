@@ -22,6 +22,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("each_tenant_is_committed_and_one_that_is_busy_stops_nobody", each_tenant_is_committed),
         Test::shared("run_wave_refuses_a_transaction_block", refuses_a_transaction_block),
         Test::shared("a_wave_goes_on_where_it_stopped", goes_on_where_it_stopped),
+        Test::shared("nobody_moves_in_a_wave_that_was_aborted", nobody_moves_after_abort),
         Test::shared("so_many_calls_as_concurrency_says", so_many_calls),
         Test::shared("a_wave_waits_for_those_before_it", waits_for_those_before),
         Test::shared("nothing_that_a_role_names_runs_in_its_place", nothing_runs_in_its_place),
@@ -104,6 +105,7 @@ fn what_cant_be_planned(cluster: &Cluster) -> Result<()> {
         ("'w', '{1}', to_backend => 'acme'", "42704", "\"acme\" does not exist"),
         ("'w', '{1}', to_backend => 'legacy'", "55000", "already owns \"1\""),
         ("'w', '{1}', soak => '-1 s'", "22023", "soak"),
+        ("'w', '{1}', soak => '11 years'", "22023", "soak"),
         ("'w', '{1}', max_refusals => -1", "22023", "max_refusals"),
         ("'w', '{1}', max_pause => '0'", "22023", "max_pause"),
         ("'w', '{1}', concurrency => 0", "22023", "concurrency"),
@@ -242,6 +244,24 @@ fn goes_on_where_it_stopped(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+fn nobody_moves_after_abort(cluster: &Cluster) -> Result<()> {
+    let scene = TwoBackends::begin(cluster, "wave")?;
+    let mut dba = scene.operator()?;
+    dba.exec(&plan("w", 1, 5, ", max_pause => '1 min'"))?;
+    let mut busy = scene.legacy()?;
+    busy.exec("BEGIN")?;
+    busy.exec(&write(3))?;
+    let mut running = scene.operator()?.start(&run("w"));
+    within(PATIENCE, "two to move", || Ok(tenants(&mut dba, "w", "moved")? == 2))?;
+    running.wait_until_blocked()?;
+    dba.exec("SELECT holdfast.abort_wave('w')")?;
+    busy.exec("COMMIT")?;
+    let (_, refusal) = running.finish_refused()?;
+    ensure!(refusal.code == "55000" && refusal.message.contains("aborted"), "{refusal:?}");
+    ensure!(tenants(&mut dba, "w", "moved")? == 2);
+    scene.ensure_sound(3, "legacy")
+}
+
 fn so_many_calls(cluster: &Cluster) -> Result<()> {
     let scene = TwoBackends::begin(cluster, "wave")?;
     let mut dba = scene.operator()?;
@@ -282,7 +302,7 @@ fn waits_for_those_before(cluster: &Cluster) -> Result<()> {
     // Somebody has moved it meanwhile; and one is left out.
     scene.cut_over(2, "rebuilt")?;
     dba.exec(&run("b"))?;
-    ensure!(tenants(&mut dba, "b", "moved")? == 1 && state(&mut dba, "b")? == "soaking");
+    ensure!(tenants(&mut dba, "b", "skipped")? == 1 && state(&mut dba, "b")? == "soaking");
     let epoch: i64 = dba.one("SELECT epoch FROM holdfast.tenants WHERE tenant = '2'")?;
     ensure!(epoch == 1, "what had moved was moved again");
     dba.exec("SELECT holdfast.abort_wave('b'); SELECT holdfast.skip_tenant('c', '3')")?;

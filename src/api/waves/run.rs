@@ -56,7 +56,7 @@ ORDER BY t.tried_at, t.position LIMIT 1 FOR UPDATE OF t SKIP LOCKED";
 
 const LEFT: &str = "
 SELECT pg_catalog.jsonb_build_object(
-    'state', w.state, 'reason', w.reason, 'until', pg_catalog.to_char(w.soaks_until, 'YYYY-MM-DD HH24:MI:SS'),
+    'state', w.state, 'stage', w.stage, 'reason', w.reason, 'until', pg_catalog.to_char(w.soaks_until, 'YYYY-MM-DD HH24:MI:SS'),
     'soak_left', EXTRACT(epoch FROM w.soaks_until - pg_catalog.clock_timestamp()),
     'waiting', pg_catalog.count(t.tenant),
     'untried', pg_catalog.count(t.tenant) FILTER (WHERE t.tried_at IS NULL OR t.tried_at < since),
@@ -71,6 +71,7 @@ WHERE w.id = $1 GROUP BY w.id, since";
 #[derive(Deserialize)]
 struct Rest {
     state: String,
+    stage: String,
     reason: Option<String>,
     until: Option<String>,
     soak_left: Option<f64>,
@@ -185,10 +186,28 @@ impl Run {
         let wave = &self.wave;
         // A cutover that was made before would give its row once more; this wave has no part in it.
         let there = fetch::<String>("SELECT holdfast.owner_of($1)", &[tenant.into()]);
+        let hand_over = || {
+            fetch::<i64>(
+                "SELECT epoch FROM holdfast.cutover($1, $2, $3 * interval '1 millisecond', $4)",
+                &[tenant.into(), wave.to_backend.as_str().into(), wave.max_pause.into(), wave.require_ready.into()],
+            );
+            // Whoever aborts the wave waits for this transaction from here on; who did so meanwhile is heeded.
+            let moving = "SELECT true FROM holdfast.wave WHERE id = $1 AND state = 'moving' FOR KEY SHARE";
+            if fetch::<bool>(moving, &[wave.id.into()]).is_none() {
+                let message = format!("wave \"{}\" is not moving any more", wave.wave);
+                error(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, "", "");
+            }
+            // Here, since writers are held by now: if max_pause ends in between, the handover is taken back.
+            execute(
+                "UPDATE holdfast.wave_tenant SET state = 'moved', moved_at = pg_catalog.clock_timestamp(),
+                     tries = tries + 1, problem = NULL WHERE wave_id = $1 AND tenant = $2",
+                &[wave.id.into(), tenant.into()],
+            );
+        };
         let moved = if there.as_ref() == Some(&wave.to_backend) {
             Err(format!("backend \"{}\" already owns tenant \"{tenant}\"", wave.to_backend))
         } else {
-            attempt(wave.max_pause, || self.hand_over(tenant))
+            attempt(wave.max_pause, hand_over)
         };
         match moved {
             Ok(()) => self.moved += 1,
@@ -203,30 +222,6 @@ impl Run {
         }
     }
 
-    fn hand_over(&self, tenant: &str) {
-        let wave = &self.wave;
-        fetch::<i64>(
-            "SELECT epoch FROM holdfast.cutover($1, $2, $3 * interval '1 millisecond', $4)",
-            &[tenant.into(), wave.to_backend.as_str().into(), wave.max_pause.into(), wave.require_ready.into()],
-        );
-        // It may have been halted or ended while writers were waited for. From here on whoever ends it waits for this transaction.
-        let goes_on = "SELECT true FROM holdfast.wave WHERE id = $1 AND state = 'moving' FOR SHARE";
-        if fetch::<bool>(goes_on, &[wave.id.into()]).is_none() {
-            error(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("wave \"{}\" was stopped while this tenant was waited for", wave.wave),
-                "",
-                "",
-            );
-        }
-        // Here, since writers are held by now: if max_pause ends in between, the handover is taken back.
-        execute(
-            "UPDATE holdfast.wave_tenant SET state = 'moved', moved_at = pg_catalog.clock_timestamp(),
-                 tries = tries + 1, problem = NULL WHERE wave_id = $1 AND tenant = $2",
-            &[wave.id.into(), tenant.into()],
-        );
-    }
-
     fn rest(&self) -> Option<Rest> {
         let all = self.wave.stage != "canaries";
         let rest = fetch::<JsonB>(LEFT, &[self.wave.id.into(), all.into(), self.since.into(), TRIES.into()])?;
@@ -234,12 +229,16 @@ impl Run {
     }
 
     /// There is no tenant to pick.
-    fn conclude(&mut self) -> bool {
+    fn conclude(&self) -> bool {
         let name = &self.wave.wave;
         let Some(rest) = self.rest() else {
             error(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("wave \"{name}\" was dropped"), "", "");
         };
         let state = rest.state.parse().unwrap_or(State::Aborted);
+        if rest.stage != self.wave.stage {
+            pgrx::notice!("wave \"{name}\": its canaries have soaked meanwhile; CALL run_wave again for the others");
+            return false;
+        }
         let Rest { waiting, untried, again, .. } = rest;
         match waves::next(&Left { state, waiting, untried, again }) {
             Next::Soak => self.begin_soak(),
@@ -265,9 +264,8 @@ impl Run {
         }
     }
 
-    /// The step after the one that commits this sees it as everybody else does. Others may have come further meanwhile: to the stage
-    /// after the one that this CALL was at.
-    fn begin_soak(&mut self) -> bool {
+    /// The step after the one that commits this sees it as everybody else does.
+    fn begin_soak(&self) -> bool {
         let state = fetch::<String>(
             "UPDATE holdfast.wave SET state = 'soaking', soaks_until = pg_catalog.clock_timestamp() + soak
              WHERE id = $1 AND state = 'moving' AND stage = $2 RETURNING state",
@@ -275,10 +273,6 @@ impl Run {
         );
         if state.is_some() {
             tell(&self.wave.wave, State::Soaking, None);
-        } else if let Some(stage) =
-            fetch::<String>("SELECT stage FROM holdfast.wave WHERE id = $1", &[self.wave.id.into()])
-        {
-            self.wave.stage = stage;
         }
         true
     }

@@ -22,21 +22,20 @@ const ROUND: i64 = 60_000_000;
 /// A wave that is watched, its row locked. Whose row somebody else has is left for later.
 const WATCHED: &str = "
 SELECT pg_catalog.jsonb_build_object(
-    'id', w.id, 'wave', w.wave, 'to_backend', w.to_backend, 'state', w.state, 'on_violation', w.on_violation, 'max_refusals', w.max_refusals,
+    'id', w.id, 'wave', w.wave, 'state', w.state, 'on_violation', w.on_violation, 'max_refusals', w.max_refusals,
     'max_invariant_violations', w.max_invariant_violations, 'max_parity_mismatches', w.max_parity_mismatches,
     'soak_left', CASE WHEN w.state = 'soaking'
         THEN (EXTRACT(epoch FROM w.soaks_until - pg_catalog.clock_timestamp()) * 1000000)::bigint END,
-    'rest', EXISTS (SELECT FROM holdfast.wave_tenant t WHERE t.wave_id = w.id AND t.state = 'waiting'))
+    'to_backend', w.to_backend, 'rest', EXISTS (
+        SELECT FROM holdfast.wave_tenant t WHERE t.wave_id = w.id AND t.state = 'waiting'))
 FROM holdfast.wave w WHERE w.state IN ('moving', 'soaking', 'halting') AND w.id > $1
-ORDER BY w.id LIMIT 1 FOR UPDATE OF w SKIP LOCKED";
+ORDER BY w.id LIMIT 1 FOR NO KEY UPDATE OF w SKIP LOCKED";
 
-/// What the clients of its tenants did wrong, by tenant: of those that the wave's backend still owns, since what it tries of others is
-/// refused, and their owners shall not suffer for it. Invariants and parity join here.
+/// What the clients of its tenants did wrong, by tenant. Invariants and parity join here.
 const WRONGS: &str = "
 SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(r.tenant, r.refusals) ORDER BY t.position), '[]')
 FROM holdfast.wave_refusals r LEFT JOIN holdfast.wave_tenant t ON t.wave_id = $1 AND t.tenant = r.tenant
-WHERE r.wave = $2 AND r.refusals > 0 AND (r.tenant IS NULL OR t.state = 'moved' AND EXISTS (
-    SELECT FROM holdfast.ownership o WHERE o.tenant = t.tenant AND o.owner = $3))";
+WHERE r.wave = $2 AND (r.tenant IS NULL OR t.state = 'moved') AND r.refusals > 0";
 
 #[derive(Deserialize)]
 struct Row {
@@ -78,7 +77,14 @@ fn watch_waves() -> Option<i64> {
 
 /// Whether the wave may go on.
 fn look_at(row: &Row) -> i64 {
-    let wrongs = fetch::<JsonB>(WRONGS, &[row.id.into(), row.wave.as_str().into(), row.to_backend.as_str().into()]);
+    // Who was taken back by hand isn't this wave's any more: its new owner must not be stopped for what the old one does.
+    execute(
+        "UPDATE holdfast.wave_tenant t SET state = 'returned', problem = pg_catalog.format('handed to %s', o.owner)
+         FROM holdfast.ownership o
+         WHERE t.wave_id = $1 AND t.state = 'moved' AND o.tenant = t.tenant AND o.owner <> $2",
+        &[row.id.into(), row.to_backend.as_str().into()],
+    );
+    let wrongs = fetch::<JsonB>(WRONGS, &[row.id.into(), row.wave.as_str().into()]);
     let wrongs: Vec<(Option<String>, i64)> =
         wrongs.and_then(|json| serde_json::from_value(json.0).ok()).unwrap_or_default();
     let watched: Vec<Watched> = wrongs
@@ -142,15 +148,15 @@ fn deal_with_one(row: &Row) -> i64 {
         return NOW;
     };
     let back = row.on_violation.parse() == Ok(OnViolation::Rollback);
-    // Somebody may have taken it from the offender by hand: then its owner is left alone.
-    let left = !is_offenders(row, &tenant);
-    let dealt_with = if left { Ok(()) } else { attempt(PAUSE, || stop(row, &tenant, back)) };
+    let owner = "SELECT holdfast.owner_of($1) = $2";
+    let has_left = fetch::<bool>(owner, &[tenant.as_str().into(), row.to_backend.as_str().into()]) != Some(true);
+    let dealt_with = if has_left { Ok(()) } else { attempt(PAUSE, || stop(row, &tenant, back)) };
     let tried = dealt_with.err();
     execute(
         "UPDATE holdfast.wave_tenant SET tried_at = pg_catalog.clock_timestamp(), tries = tries + 1,
              state = CASE WHEN $3 IS NOT NULL THEN state WHEN $4 THEN 'returned' ELSE 'frozen' END
          WHERE wave_id = $1 AND tenant = $2",
-        &[row.id.into(), tenant.as_str().into(), tried.as_deref().into(), (back || left).into()],
+        &[row.id.into(), tenant.as_str().into(), tried.as_deref().into(), (back || has_left).into()],
     );
     match tried {
         None => NOW,
@@ -161,24 +167,19 @@ fn deal_with_one(row: &Row) -> i64 {
     }
 }
 
-fn is_offenders(row: &Row, tenant: &str) -> bool {
-    fetch::<String>("SELECT holdfast.owner_of($1)", &[tenant.into()]).as_ref() == Some(&row.to_backend)
-}
-
-/// Hands the tenant back, or freezes it. Until its lock is had it may still be taken from the offender by hand; then this is
-/// undone, above all a rollback, which would lead to the offender again.
+/// Hands a tenant back, or freezes it. Under its lock it is certain whose it was; if it has been somebody else's meanwhile, that is
+/// taken back, and the next try finds that it has left.
 fn stop(row: &Row, tenant: &str, back: bool) {
-    let was_offenders = if back {
-        let sql = "SELECT from_backend FROM holdfast.rollback_cutover($1)";
-        fetch::<String>(sql, &[tenant.into()]).as_ref() == Some(&row.to_backend)
+    let owner = if back {
+        fetch::<String>("SELECT from_backend FROM holdfast.rollback_cutover($1)", &[tenant.into()])
     } else {
         freeze(row, tenant);
-        is_offenders(row, tenant)
+        fetch::<String>("SELECT holdfast.owner_of($1)", &[tenant.into()])
     };
-    if !was_offenders {
+    if owner.as_ref() != Some(&row.to_backend) {
         error(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("tenant \"{tenant}\" was handed over meanwhile"),
+            format!("backend \"{}\" doesn't own tenant \"{tenant}\" any more", row.to_backend),
             "",
             "",
         );

@@ -95,7 +95,11 @@ pub const CASES: &[Case] = &[
         GUARDED,
         Work::Prepared("INSERT INTO items VALUES (-($1::int), 1, 0, 'x')"),
     ),
-    statements("SELECT of one row, prepared", PASSED_THROUGH, Work::Prepared("SELECT tenant FROM parents WHERE id = $1")),
+    statements(
+        "SELECT of one row, prepared",
+        PASSED_THROUGH,
+        Work::Prepared("SELECT tenant FROM parents WHERE id = $1"),
+    ),
     statements("SELECT 1, parsed", PASSED_THROUGH, Work::Simple("SELECT 1")),
     statements("SET LOCAL, a command", PASSED_THROUGH, Work::Simple("SET LOCAL work_mem = '4MB'")),
     statements("transaction that does nothing", PASSED_THROUGH, Work::Simple("COMMIT; BEGIN")),
