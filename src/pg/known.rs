@@ -13,8 +13,9 @@ pub const NO_KEY: Short = [u64::MAX; 2];
 /// Slots of the table when a second key comes.
 const FEWEST: usize = 64;
 
-/// More than this, 512 kB, and it begins anew: rows are looked up in the session's own cache then.
-const MOST: usize = 32_768;
+/// It grows to four times as many, and no further than this, 1 MB: then it begins anew, and rows are looked up in the session's own
+/// cache.
+const MOST: usize = FEWEST << 10;
 
 /// A set of keys in the statement's memory. Without a destructor: it goes with that.
 #[derive(Clone, Copy)]
@@ -104,9 +105,10 @@ impl Known {
 
     /// The slot where a key is, or would be. A plain frame.
     fn place(&self, key: Short) -> usize {
-        let folded = key[0] ^ key[1];
-        // Fibonacci hashing: the upper bits of the product depend on all bits of the key.
-        let mut place = (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & (self.capacity - 1);
+        let folded = key[0] ^ key[1].rotate_left(32);
+        // Fibonacci hashing: the top bits of the product, and only they, depend on all bits of the key.
+        let product = folded.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut place = (product >> (u64::BITS - self.capacity.trailing_zeros())) as usize;
         loop {
             // SAFETY: within the capacity; a slot is free, because they are never more than half full.
             let slot = unsafe { *self.slots.add(place) };

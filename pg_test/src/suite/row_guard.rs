@@ -17,7 +17,29 @@ pub fn tests() -> Vec<Test> {
         Test::shared("replica_mode_doesnt_switch_the_guard_off", replica_mode),
         Test::shared("a_refused_statement_keeps_nothing_a_savepoint_the_rest", savepoints_keep_the_rest),
         Test::shared("owners_are_forgotten_with_the_savepoint_that_changed_them", owners_are_forgotten),
+        Test::shared("a_statement_of_very_many_tenants_meets_those_of_others", very_many_tenants),
     ]
+}
+
+/// More tenants than a statement remembers, each twice, in keys that differ at their ends only; among them, late, another's.
+fn very_many_tenants(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "row_guard")?;
+    let mut operator = scene.operator()?;
+    operator.exec(
+        "CREATE TABLE accounts (id int, tenant text); GRANT ALL ON accounts TO PUBLIC;
+         SELECT holdfast.guard_table('accounts', 'tenant')",
+    )?;
+    operator.exec("SELECT holdfast.cutover('acct 39999', 'rebuilt', require_ready => false)")?;
+    let mut legacy = scene.legacy()?;
+    let insert = |tenants: u32| {
+        format!("INSERT INTO accounts SELECT n, 'acct ' || n % {tenants} FROM generate_series(1, 2 * {tenants} - 1) n")
+    };
+    legacy.exec(&insert(39_999))?;
+    let sql = insert(40_000);
+    refused_by("not_owner", &legacy.refused(&sql)?, &sql)?;
+    let written: i64 = legacy.one("SELECT count(*) FROM accounts")?;
+    ensure!(written == 79_997, "{written} rows");
+    Ok(())
 }
 
 fn every_statement_that_writes_rows(cluster: &Cluster) -> Result<()> {
