@@ -138,6 +138,8 @@ impl Order<'_> {
             return *done;
         }
         let had = exclude(self.tenant, &self.patience);
+        // Its writers are held from here on, also where nothing is left to do.
+        bounded::bind_transaction(had.until);
         let state = had.exclusive.state.as_ref();
         let from = owner_now(&had.exclusive, self.tenant);
         match self.next(&had.exclusive.session, &from, state, soak.as_ref()) {
@@ -187,6 +189,7 @@ impl Order<'_> {
             reason: None,
             cancelled: had.cancelled.clone(),
         });
+        // What is left by now is what later statements get.
         bounded::bind_transaction(had.until);
         (tenant.as_str().to_owned(), from.to_owned(), to.to_owned(), epoch, paused, restore_point, PgLsn(lsn))
     }

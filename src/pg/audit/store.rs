@@ -27,6 +27,8 @@ const SETTINGS: &[(&CStr, &CStr)] = &[
     (c"session_replication_role", c"origin"),
     (c"statement_timeout", c"0"),
     (c"lock_timeout", c"0"),
+    // What it freezes or hands back is no reason to cancel anybody.
+    (c"holdfast.cancel_after", c"-1"),
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     (c"transaction_timeout", c"0"),
     #[cfg(any(feature = "pg17", feature = "pg18"))]
