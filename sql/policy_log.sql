@@ -32,7 +32,7 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'holdfast_log_policy_change';
 DO $$
 DECLARE logged text;
 BEGIN
-    FOREACH logged IN ARRAY '{migration,backend,mode_override,identity,classified_table,write_permission,backend_limit,readiness_check,ownership,wave}'::text[] LOOP
+    FOREACH logged IN ARRAY '{migration,backend,mode_override,identity,identity_key,classified_table,write_permission,backend_limit,readiness_check,ownership,wave}'::text[] LOOP
         EXECUTE format(
             'CREATE TRIGGER policy_logged AFTER INSERT OR UPDATE OR DELETE ON holdfast.%I '
             'FOR EACH ROW EXECUTE FUNCTION holdfast.log_policy_change()', logged);
@@ -77,7 +77,7 @@ SELECT at, changed_by, what, object, old, new, set_role, application_name, clien
         CASE WHEN subject = 'wave' AND old ->> 'state' <> new ->> 'state' THEN 'wave ' || (new ->> 'state') ELSE
         CASE subject WHEN 'migration' THEN CASE WHEN old ->> 'mode' <> new ->> 'mode' THEN 'mode' ELSE subject END
             WHEN 'mode_override' THEN 'mode' WHEN 'classified_table' THEN 'table'
-            WHEN 'write_permission' THEN 'permission' WHEN 'backend_limit' THEN 'limits' WHEN 'readiness_check' THEN 'check' WHEN 'ownership' THEN 'tenant'
+            WHEN 'identity_key' THEN 'key' WHEN 'write_permission' THEN 'permission' WHEN 'backend_limit' THEN 'limits' WHEN 'readiness_check' THEN 'check' WHEN 'ownership' THEN 'tenant'
             WHEN 'ownership_change' THEN 'ownership history' WHEN 'policy_change' THEN 'policy log'
             WHEN 'break_glass' THEN 'break-glass'
             ELSE subject END || ' ' ||
@@ -86,6 +86,7 @@ SELECT at, changed_by, what, object, old, new, set_role, application_name, clien
             END AS what,
         CASE subject
             WHEN 'identity' THEN pg_catalog.format('%s (%s)', row ->> 'backend', row ->> 'id')
+            WHEN 'identity_key' THEN pg_catalog.format('%s (%s)', row ->> 'backend', row ->> 'label')
             WHEN 'mode_override' THEN pg_catalog.concat_ws(', ', row ->> 'backend', row ->> 'rule')
             WHEN 'classified_table' THEN row ->> 'relation'
             WHEN 'write_permission'

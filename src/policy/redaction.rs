@@ -90,7 +90,10 @@ fn arguments_of_identify(text: &str, scan: &Scan, hidden: &mut Vec<Range<usize>>
             _ if depth > 0 && token.is_literal(text) => hidden.push(token.start..token.end),
             _ => {}
         }
-        named = word.trim_matches('"').eq_ignore_ascii_case(IDENTIFY);
+        // A name with escapes may be any.
+        named = word.trim_matches('"').eq_ignore_ascii_case(IDENTIFY)
+            || word.starts_with("U&\"")
+            || word.starts_with("u&\"");
     }
     let end = scan.tokens.last().map_or(0, |token| token.end);
     let rest = text.get(end..).unwrap_or_default();
@@ -173,6 +176,7 @@ mod tests {
                 "IDENTIFY| (|concat|(|'a'|,|'b'|)|,|'c'|)|;|'d'",
                 "IDENTIFY (concat([redacted],[redacted]),[redacted]);'d'",
             ),
+            ("U&\"identif\\0079\"|(|'x'|)", "U&\"identif\\0079\"([redacted])"),
             ("identify|,|(|'x'|)", "identify,('x')"),
         ];
         for (marked, expected) in cases {

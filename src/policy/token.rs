@@ -160,7 +160,9 @@ fn check(claims: &Claims, key: &PublicKey, audience: &str, now: i64) -> Result<C
 }
 
 fn json<T: DeserializeOwned>(part: &str) -> Option<T> {
-    serde_json::from_slice(&Base64UrlUnpadded::decode_vec(part).ok()?).ok()
+    // An object, and nothing before it: what is taken for a token here must be seen to be one by `redaction`, too.
+    let decoded = Base64UrlUnpadded::decode_vec(part).ok().filter(|bytes| bytes.first() == Some(&b'{'))?;
+    serde_json::from_slice(&decoded).ok()
 }
 
 /// Seconds since 1970, which may have a fraction, as Postgres counts.

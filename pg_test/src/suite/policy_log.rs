@@ -19,7 +19,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// A call, and what the log says of it: what, object, old, new; `;` between entries, oldest first.
-const CALLS: [(&str, &str); 25] = [
+const CALLS: [(&str, &str); 27] = [
     ("add_backend('third', 'unproven')", "backend added|third||{\"trust\": \"unproven\", \"backend\": \"third\"}"),
     ("set_trust('third', 'proven')", "backend changed|third|{\"trust\": \"unproven\"}|{\"trust\": \"proven\"}"),
     ("set_trust('third', 'proven')", ""),
@@ -46,6 +46,14 @@ const CALLS: [(&str, &str); 25] = [
     (
         "drop_identity(3)",
         "identity removed|third (3)|{\"id\": 3, \"backend\": \"third\", \"priority\": 100, \"application_name\": \"x\"}|",
+    ),
+    (
+        "add_key('third', '11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=', 'k')",
+        "key added|third (k)||{\"label\": \"k\", \"backend\": \"third\", \"public_key\": \"\\\\xd75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\"}",
+    ),
+    (
+        "drop_key('k')",
+        "key removed|third (k)|{\"label\": \"k\", \"backend\": \"third\", \"public_key\": \"\\\\xd75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\"}|",
     ),
     ("guard_global('loose')", "table added|public.loose||{\"class\": \"global\", \"relation\": \"public.loose\"}"),
     (

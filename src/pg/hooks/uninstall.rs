@@ -49,6 +49,7 @@ pub(super) unsafe extern "C-unwind" fn clear_away() -> *const Report {
     // A command that failed left the extension where it was.
     let name = "SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_namespace n
         WHERE n.oid = $1 AND pg_catalog.obj_description(n.oid, 'pg_namespace') = $2
+          AND pg_catalog.pg_has_role(n.nspowner, 'USAGE')
           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend
               WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND refobjid = n.oid)";
     let name = session::operate(|| Spi::get_one_with_args::<String>(name, &[schema.into(), COMMENT.into()]));
