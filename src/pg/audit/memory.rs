@@ -173,6 +173,9 @@ const NONE: u32 = u32::MAX;
 /// How many places there are to remember which slot has an event of a key.
 const HINTS: usize = 4_096;
 
+/// How often whoever waits looks by himself, in microseconds: nobody tells when a worker has hung for too long.
+const LOOK: i64 = 50_000;
+
 /// How long the log is silent after a complaint, in microseconds.
 const SILENCE: i64 = 60_000_000;
 
@@ -446,7 +449,7 @@ pub fn wait_until(change: Change, deadline: i64, mut done: impl FnMut() -> bool)
             break false;
         }
         // Rounded up: the time that was asked for is waited in full, if not in one go.
-        let milliseconds = (left.min(60_000_000) + 999) / 1_000;
+        let milliseconds = (left.min(LOOK) + 999) / 1_000;
         // SAFETY: as above.
         unsafe {
             let changed = &raw mut (*shared).changed[channel];
