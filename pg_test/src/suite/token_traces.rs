@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, ClusterOptions};
 
 pub fn tests() -> Vec<Test> {
     let own = |name, options: ClusterOptions, run| {
-        let options = options.set("holdfast.audit_query", "full").set("holdfast.audit_timeout", "200ms");
+        let options = options.set("holdfast.audit_query", "full");
         Test::own(name, options.preload("holdfast,pg_stat_statements"), run).needs_module("pg_stat_statements")
     };
     // What Postgres writes of the statements that are refused.
@@ -97,6 +97,7 @@ fn literals(cluster: &mut Cluster) -> Result<()> {
     }
     session.refused(&format!("SELECT holdfast.identify('{expired}')"))?;
     // Into the spool, and the server's log along with it.
+    cluster.reload(&[("holdfast.audit_timeout", "200ms")])?;
     let locker = spool::lock_record(&guarded.database)?;
     ensure!(session.refused(&events[0].0)?.code == "WG001");
     ensure!(spool::bytes(&spool::folder(cluster)) > 0, "nothing is spooled");
@@ -104,6 +105,7 @@ fn literals(cluster: &mut Cluster) -> Result<()> {
     dba.exec("SELECT pg_stat_statements_reset()")?;
     scene.ensure_no_file_has_one(cluster)?;
     drop(locker);
+    cluster.reload(&[("holdfast.audit_timeout", "30s")])?;
     // Into the policy's log.
     dba.exec(&format!("{show}; SELECT holdfast.set_limits('rebuilt', rows_per_statement => 9)"))?;
     dba.exec(&format!("{show}; SELECT holdfast.break_glass('a test', scope => 'transaction'); {FOREIGN_WRITE}"))?;

@@ -16,6 +16,9 @@ use crate::wait::within;
 /// A look a second, on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Well before a wave is looked at in any case after its state has changed.
+const ROUND: Duration = Duration::from_secs(5);
+
 /// Of the worker's part; `waves` has the plan and the run.
 pub fn tests() -> Vec<Test> {
     let log = || ClusterOptions::new().set("log_min_messages", "log");
@@ -76,6 +79,7 @@ fn stops_itself(cluster: &Cluster, on_violation: &str) -> Result<()> {
     let noticed = Instant::now();
     reaches(&mut dba, "w", "halted")?;
     println!("    halted {} ms after the refusal that was one too many", noticed.elapsed().as_millis());
+    ensure!(noticed.elapsed() < ROUND, "halted by a round, and not by the refusal");
 
     // That tenant alone.
     let (kept, done) = if on_violation == "freeze" { ("frozen", FROZEN) } else { ("returned", NOT_OWNER) };

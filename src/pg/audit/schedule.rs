@@ -185,9 +185,12 @@ impl Look {
         Some(Look { entry, postponed: now + AGAIN })
     }
 
-    /// It is done; the next one comes after so many microseconds, if any.
+    /// It is done; the next one comes after so many microseconds, if any, or sooner if somebody has asked for one meanwhile.
     pub fn end(self, next: Option<i64>) {
         let at = next.map_or(NEVER, |next| memory::uptime() + next);
-        let _ = self.entry.watch_at.compare_exchange(self.postponed, at, Ordering::AcqRel, Ordering::Acquire);
+        let time = &self.entry.watch_at;
+        if time.compare_exchange(self.postponed, at, Ordering::AcqRel, Ordering::Acquire).is_err() && at != NEVER {
+            bring_forward(time, at);
+        }
     }
 }

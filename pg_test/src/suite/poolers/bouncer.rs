@@ -108,7 +108,7 @@ impl Setup {
             "[databases]\n{database} = host={host} port={port} dbname={database}{shared}\n\n[pgbouncer]\n\
              listen_addr =\nunix_socket_dir = {folder}\nlisten_port = {PORT}\nauth_type = trust\n\
              auth_file = {folder}/users\npool_mode = transaction\ndefault_pool_size = {pool_size}\n\
-             max_client_conn = 500\n"
+             max_client_conn = 500\nlisten_backlog = 1024\n"
         );
         for line in &self.lines {
             // Writing to a String can't fail.

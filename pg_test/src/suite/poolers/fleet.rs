@@ -96,9 +96,12 @@ impl Fleet {
             let door = doors[backend].clone();
             std::thread::spawn(move || Member { board, door, backend: backend as u32 }.work())
         };
-        let fleet = Fleet { board: Arc::clone(board), threads: (0..clients).map(start).collect() };
+        let mut fleet = Fleet { board: Arc::clone(board), threads: (0..clients).map(start).collect() };
         within(Duration::from_secs(60), "all clients to be connected", || {
-            ensure!(!fleet.threads.iter().any(JoinHandle::is_finished), "a client can't connect");
+            if let Some(ended) = fleet.threads.iter().position(JoinHandle::is_finished) {
+                Fleet::join(fleet.threads.swap_remove(ended))?;
+                bail!("a client has gone");
+            }
             Ok(board.connected.load(Ordering::Relaxed) == clients as u64)
         })?;
         Ok(fleet)
@@ -108,7 +111,11 @@ impl Fleet {
     pub fn end(mut self) -> Result<()> {
         self.board.stop.store(true, Ordering::Relaxed);
         let threads = std::mem::take(&mut self.threads);
-        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a client panicked"))?)
+        threads.into_iter().try_for_each(Fleet::join)
+    }
+
+    fn join(thread: JoinHandle<Result<()>>) -> Result<()> {
+        thread.join().map_err(|_| anyhow!("a client panicked"))?
     }
 }
 
