@@ -19,6 +19,8 @@ pub enum Contender {
     Crowded,
     /// everything guarded and every rule on; the session is the unproven backend's
     Rebuilt,
+    /// a row trigger that never fires: what PostgreSQL itself takes for any
+    Idle,
     /// a row trigger in PL/pgSQL with the same guarantee: advisory lock and owner look-up
     Plpgsql,
     /// statement triggers that lock whole tables
@@ -66,6 +68,7 @@ impl Contender {
             Contender::Legacy => "legacy",
             Contender::Crowded => "crowded",
             Contender::Rebuilt => "rebuilt",
+            Contender::Idle => "idle",
             Contender::Plpgsql => "plpgsql",
             Contender::Statement => "statement",
             Contender::Rls => "rls",
@@ -81,9 +84,9 @@ impl Contender {
 
     /// Its cluster.
     pub fn house(self) -> House {
-        use Contender::{Created, Crowded, Legacy, None, Pgaudit, Plpgsql, Preloaded, Rebuilt, Rls, Statement};
+        use Contender::{Created, Crowded, Idle, Legacy, None, Pgaudit, Plpgsql, Preloaded, Rebuilt, Rls, Statement};
         match self {
-            None | Plpgsql | Statement | Rls => House::Plain,
+            None | Idle | Plpgsql | Statement | Rls => House::Plain,
             Preloaded | Created | Legacy | Crowded | Rebuilt => House::Holdfast,
             Pgaudit => House::Pgaudit,
         }
@@ -102,6 +105,7 @@ impl Contender {
             Contender::Legacy => ours("legacy", 10),
             Contender::Crowded => ours("legacy", scale.registered),
             Contender::Rebuilt => ours("rebuilt", scale.tenants),
+            Contender::Idle => include_str!("sql/idle.sql").to_owned(),
             Contender::Plpgsql => own(include_str!("sql/plpgsql.sql")),
             Contender::Statement => include_str!("sql/statement.sql").to_owned(),
             Contender::Rls => own(include_str!("sql/rls.sql")),

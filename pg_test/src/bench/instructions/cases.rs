@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::bench::contender::Contender::{self, Created, Legacy, None as Nothing, Plpgsql, Preloaded, Rebuilt};
+use crate::bench::contender::Contender::{self, Created, Idle, Legacy, None as Nothing, Plpgsql, Preloaded, Rebuilt};
 use crate::client::Session;
 
 /// Something a session does, a unit at a time.
@@ -27,8 +27,8 @@ enum Work {
     Copy(&'static str, bool),
 }
 
-const GUARDED: &[Contender] = &[Nothing, Legacy, Rebuilt];
-const WITH_PLPGSQL: &[Contender] = &[Nothing, Legacy, Rebuilt, Plpgsql];
+const GUARDED: &[Contender] = &[Nothing, Idle, Legacy, Rebuilt];
+const WITH_PLPGSQL: &[Contender] = &[Nothing, Idle, Legacy, Rebuilt, Plpgsql];
 const PASSED_THROUGH: &[Contender] = &[Nothing, Preloaded, Created, Legacy, Rebuilt];
 
 /// All cases: rows first, then statements, then what each hook costs those whom it doesn't concern.
