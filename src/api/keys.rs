@@ -4,7 +4,7 @@ use pgrx::{PgSqlErrorCode, default, pg_extern, search_path};
 
 use super::{affected, facts, known_backend, required};
 use crate::pg::report::error;
-use crate::pg::{credential, session, trigger};
+use crate::pg::{credential, session};
 use crate::policy::token::{self, KeyError, LEEWAY, LONGEST, PublicKey, TokenError};
 
 /// Registers the public key that tokens of a backend are signed with: PEM, or 32 bytes in base64 or base64url. Tokens name it
@@ -78,12 +78,8 @@ fn identify(token: Option<&str>, for_session: default!(Option<bool>, "false")) -
     let session = facts();
     let for_session = required(for_session, "for_session");
     let database = session::database_name();
-    match token::verify(&session.policy.set.keys, required(token, "token"), &database, trigger::now()) {
-        Ok(proved) => {
-            let backend = proved.key.backend.clone();
-            credential::show(proved, for_session);
-            backend
-        }
+    match credential::show(&session.policy.set.keys, required(token, "token"), &database, for_session) {
+        Ok(backend) => backend,
         Err(why) => refuse(&why, &database),
     }
 }

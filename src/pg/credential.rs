@@ -6,7 +6,8 @@ use std::cell::{Cell, RefCell};
 use pgrx::pg_sys;
 
 use super::trigger;
-use crate::policy::token::{Credential, PublicKey};
+use crate::policy::proofs::Proofs;
+use crate::policy::token::{Credential, PublicKey, TokenError};
 
 struct Shown {
     credential: Credential,
@@ -17,16 +18,20 @@ struct Shown {
 }
 
 thread_local! {
+    static PROOFS: RefCell<Proofs> = const { RefCell::new(Proofs::new()) };
     static SHOWN: RefCell<Option<Shown>> = const { RefCell::new(None) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The session has shown a token that proves this.
-pub fn show(credential: Credential, for_session: bool) {
+/// The session shows a token. Returns the backend that it proves.
+pub fn show(keys: &[PublicKey], token: &str, database: &str, for_session: bool) -> Result<String, TokenError> {
+    let credential = PROOFS.with(|p| p.borrow_mut().verify(keys, token, database, trigger::now()))?;
+    let backend = credential.key.backend.clone();
     register();
     // SAFETY: has no precondition.
     let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
     SHOWN.with(|s| s.replace(Some(Shown { credential, for_session, uncommitted: Some(level) })));
+    Ok(backend)
 }
 
 /// Ends it.

@@ -48,6 +48,7 @@ pub mod limits;
 pub mod looks;
 pub mod mode;
 pub mod ownership;
+pub mod proofs;
 pub mod query_text;
 pub mod readiness;
 pub mod redaction;

@@ -2,6 +2,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::policy::proofs::Proofs;
 
 const NOW: i64 = 800_000_000_000_000;
 
@@ -130,4 +131,39 @@ fn public_keys_are_read_in_the_usual_forms() {
         assert_eq!(parse_public_key(text), Err(KeyError::Unreadable), "{text}");
     }
     assert_eq!(parse_public_key(&Base64UrlUnpadded::encode_string(&[0; 32])), Err(KeyError::Weak));
+}
+
+#[test]
+fn a_token_that_was_proved_is_asked_again_what_may_have_changed() {
+    let (header, claims) = good();
+    let token = token(&header, &claims, 2);
+    let mut proofs = Proofs::new();
+    let mut ask = |keys: &[PublicKey], token: &str, audience: &str, now: i64| {
+        proofs.verify(keys, token, audience, now).map(|c| c.key.backend)
+    };
+    for _ in 0..2 {
+        assert_eq!(ask(&keys(), &token, "shop", NOW), Ok("legacy".into()));
+    }
+    // Its key is gone, has become another one's, and is back.
+    assert_eq!(ask(&keys()[2..], &token, "shop", NOW), Err(TokenError::UnknownKey(Some("2026-11".into()))));
+    assert_eq!(ask(&[key("2026-11", "legacy", 4)], &token, "shop", NOW), Err(TokenError::Signature));
+    assert_eq!(ask(&[key("2026-11", "rebuilt", 2)], &token, "shop", NOW), Ok("rebuilt".into()));
+    assert_eq!(ask(&keys(), &token, "shop", NOW), Ok("legacy".into()));
+    let later = NOW + (60 + LEEWAY) * 1_000_000;
+    assert_eq!(ask(&keys(), &token, "shop", later), Err(TokenError::Expired(LEEWAY)));
+    assert_eq!(ask(&keys(), &token, "elsewhere", NOW), Err(TokenError::Audience(vec!["shop".into()])));
+    let (cut, _) = token.rsplit_once('.').unwrap();
+    let other = format!("{cut}.{}", Base64UrlUnpadded::encode_string(&[7; 64]));
+    assert_eq!(ask(&keys(), &other, "shop", NOW), Err(TokenError::Signature));
+}
+
+#[test]
+fn no_more_tokens_are_remembered_than_a_pool_has_clients() {
+    let (header, _) = good();
+    let mut proofs = Proofs::new();
+    for n in 0..100 {
+        let claims = json!({"aud": "shop", "exp": seconds(60 + n)});
+        assert!(proofs.verify(&keys(), &token(&header, &claims, 2), "shop", NOW).is_ok());
+    }
+    assert_eq!(proofs.len(), 64);
 }
