@@ -5,7 +5,8 @@ use pgrx::iter::TableIterator;
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, Spi, default, name, pg_extern, search_path};
 
-use super::{execute, facts, fetch, guarding, internal, known_backend, parsed, required};
+use super::exclusion::without_handovers;
+use super::{execute, fetch, guarding, internal, known_backend, parsed, required};
 use crate::pg::handover::notify;
 use crate::pg::locks::TableLock;
 use crate::pg::report::error;
@@ -14,7 +15,7 @@ use crate::pg::{stats, trigger};
 use crate::policy::backend::Trust;
 use crate::policy::end_date::WhenPassed;
 use crate::policy::ending::{Seen, Signs, Span, Standing, Tenants, Unfinished, Unretirable};
-use crate::policy::ending::{check_finish, check_retirement};
+use crate::policy::ending::{check_finish, check_owns_nothing, check_retirement};
 use crate::policy::identity::{Claims, Login};
 
 /// How many sessions an error names.
@@ -40,8 +41,9 @@ fn set_end_date(ends_on: Option<Date>, when_passed: default!(Option<&str>, "'war
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn set_default_owner(backend: Option<&str>) {
-    let session = facts();
-    let backend = known_backend(&session, required(backend, "backend"));
+    let backend = required(backend, "backend");
+    let session = without_handovers();
+    let backend = known_backend(&session, backend);
     let of = session.policy.set.backends.iter().find(|b| b.name == backend);
     if of.is_some_and(|b| b.trust == Trust::Retired) {
         error(
@@ -66,9 +68,10 @@ fn set_default_owner(backend: Option<&str>) {
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn retire(backend: Option<&str>, unseen_for: default!(Option<Interval>, "'1 day'")) {
-    let session = facts();
-    let backend = known_backend(&session, required(backend, "backend"));
+    let backend = required(backend, "backend");
     let unseen_for = required(unseen_for, "unseen_for").as_micros();
+    let session = without_handovers();
+    let backend = known_backend(&session, backend);
     let standing = standing(&session);
     if standing.in_use().all(|other| other != backend) {
         return;
@@ -83,6 +86,13 @@ fn retire(backend: Option<&str>, unseen_for: default!(Option<Interval>, "'1 day'
             notify(&serde_json::json!({ "event": "retired", "backend": backend }));
         }
         Err(why) => refuse_retirement(backend, why),
+    }
+}
+
+/// Refuses to retire a backend whose tenants nobody could write then. The facts are those without handovers.
+pub(super) fn refuse_owner(session: &Session, backend: &str) {
+    if let Err(why) = check_owns_nothing(backend, &standing(session)) {
+        refuse_retirement(backend, why);
     }
 }
 
@@ -153,7 +163,7 @@ fn told(seen: &Seen) -> (String, &'static str) {
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn finish_migration() {
-    let session = facts();
+    let session = without_handovers();
     if let Err(why) = check_finish(&standing(&session)) {
         refuse_finish(&why);
     }
@@ -223,10 +233,9 @@ pub(super) fn settle_phase() {
 
 fn standing(session: &Session) -> Standing {
     let set = &session.policy.set;
-    let owners = "SELECT owner, pg_catalog.count(*) FROM holdfast.ownership GROUP BY owner ORDER BY owner";
     Standing {
         backends: set.backends.clone(),
-        owners: rows_of(owners, |row| Ok((row.get(1)?.unwrap_or_default(), row.get(2)?.unwrap_or_default()))),
+        owners: session.catalog.owners().into_iter().collect(),
         default_owner: set.default_owner.clone(),
         default_backend: set.default_backend.clone(),
         waves: waves(),

@@ -7,6 +7,7 @@ use super::{execute, fetch};
 use crate::pg::handover::{self, Exclusive, NoLock};
 use crate::pg::locks::Tag;
 use crate::pg::report::{self, error};
+use crate::pg::session::Session;
 use crate::pg::{gucs, trigger};
 use crate::policy::tenant::TenantKey;
 
@@ -72,13 +73,36 @@ pub(super) fn exclude(tenant: &TenantKey, patience: &Patience) -> Had {
                 "A tenant's writers are held until the transaction that hands it over ends.",
                 "Commit after each tenant, for example with psql's \\gexec.",
             ),
-            Err(NoLock::NotInstalled) => error(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "the extension is being dropped",
-                "",
-                "",
-            ),
+            Err(NoLock::NotInstalled) => being_dropped(),
         }
+    }
+}
+
+fn being_dropped() -> ! {
+    error(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the extension is being dropped", "", "")
+}
+
+/// How long whoever changes who may own waits for handovers under way, in milliseconds. Those that come meanwhile queue behind, without
+/// their tenants.
+const HANDOVERS_PATIENCE: i32 = 10_000;
+
+/// The facts, which no handover changes until this transaction ends.
+pub(super) fn without_handovers() -> Session {
+    match handover::exclude_handovers(HANDOVERS_PATIENCE) {
+        Ok(session) => session,
+        Err(NoLock::TimedOut { tag }) => {
+            look_again();
+            let holders = "SELECT pg_catalog.string_agg(description, '; ' ORDER BY began)
+                           FROM holdfast.lock_holders($1, $2, $3)";
+            error(
+                PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+                "handovers are under way",
+                fetch::<String>(holders, &tag_arguments(tag))
+                    .map_or(String::new(), |holders| format!("Waited for {holders}.")),
+                "Nothing has changed. Retry when these transactions have ended.",
+            )
+        }
+        Err(NoLock::OneTenantATransaction(_) | NoLock::NotInstalled) => being_dropped(),
     }
 }
 

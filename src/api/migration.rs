@@ -3,7 +3,8 @@
 use pgrx::datum::Date;
 use pgrx::{PgSqlErrorCode, default, pg_extern, search_path};
 
-use super::ending::settle_phase;
+use super::ending::{refuse_owner, settle_phase};
+use super::exclusion::without_handovers;
 use super::{affected, execute, facts, fetch, known_backend, parsed, required};
 use crate::pg::handover::notify;
 use crate::pg::report::error;
@@ -79,18 +80,12 @@ fn add_backend(backend: Option<&str>, trust: Option<&str>) {
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn set_trust(backend: Option<&str>, trust: Option<&str>) {
-    let session = facts();
-    let backend = known_backend(&session, required(backend, "backend"));
-    let trust: Trust = parsed(required(trust, "trust"), "trust", Trust::NAMES);
-    let owns = "SELECT EXISTS (SELECT FROM holdfast.ownership WHERE owner = $1)
-                OR EXISTS (SELECT FROM holdfast.migration WHERE default_owner = $1)";
-    if trust == Trust::Retired && fetch::<bool>(owns, &[backend.into()]) == Some(true) {
-        error(
-            PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-            format!("backend \"{backend}\" still owns tenants"),
-            "A retired backend may not write, so its tenants could not be written at all.",
-            "Hand its tenants over first: SELECT holdfast.cutover(...), set_default_owner(...); see the view holdfast.tenants.",
-        );
+    let (backend, trust) = (required(backend, "backend"), required(trust, "trust"));
+    let trust: Trust = parsed(trust, "trust", Trust::NAMES);
+    let session = if trust == Trust::Retired { without_handovers() } else { facts() };
+    let backend = known_backend(&session, backend);
+    if trust == Trust::Retired {
+        refuse_owner(&session, backend);
     }
     execute("UPDATE holdfast.backend SET trust = $2 WHERE backend = $1", &[backend.into(), trust.as_str().into()]);
     settle_phase();

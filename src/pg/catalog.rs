@@ -1,5 +1,6 @@
 //! The extension's own tables.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
@@ -288,6 +289,17 @@ impl Catalog {
         .prepare()];
         scan_with(self.ownership, Some(self.ownership_key), &mut keys, as_of, read);
         state
+    }
+
+    /// How many tenants have rows that name each owner, whatever snapshot the transaction has.
+    pub fn owners(&self) -> BTreeMap<String, i64> {
+        let mut owners = BTreeMap::new();
+        scan(self.ownership, |row| {
+            if let Some(owner) = row.text(1) {
+                *owners.entry(owner).or_insert(0) += 1;
+            }
+        });
+        owners
     }
 
     /// A tenant whose row says that `backend` may not write it, if there is one. The caller holds the lock on all

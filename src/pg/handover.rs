@@ -47,6 +47,19 @@ pub enum NoLock {
     NotInstalled,
 }
 
+/// Waits until no handover is under way, and lets none begin until this transaction ends: what they check is about to change. Gives the
+/// facts as they are then.
+///
+/// # Errors
+/// As for [`exclude_writers`].
+pub fn exclude_handovers(milliseconds: i32) -> Result<Session, NoLock> {
+    let tag = Tag::owners();
+    let patience = Patience { milliseconds };
+    in_subtransaction(AssertUnwindSafe(|| locks::take(tag, patience)))
+        .map_err(|locks::TimedOut| NoLock::TimedOut { tag })?;
+    session::load().ok_or(NoLock::NotInstalled)
+}
+
 /// Takes the tenant's lock, for a caller who asks since `since` and waits until `until`, both in microseconds since 2000.
 ///
 /// # Errors
@@ -60,7 +73,8 @@ pub fn exclude_writers(tenant: &TenantKey, since: i64, until: i64) -> Result<Exc
     let left = move || Patience { milliseconds: bounded::milliseconds_until(until) };
     let attempt = || {
         in_subtransaction(AssertUnwindSafe(|| {
-            // The tenant first, then all: see locks.rs.
+            // Owners, the tenant, all: see locks.rs.
+            locks::settle_owners(left()).map_err(|why| (Tag::owners(), why))?;
             let tag = Tag::tenant(tenant);
             locks::exclude(tag, left()).map_err(|why| (tag, why))?;
             locks::intend(left()).map_err(|why| (Tag::all(), why))

@@ -4,6 +4,9 @@
 //! tenants* instead, which every cutover meets with an intent lock. Order: the tenant first, then all; whoever holds
 //! "all" waits for no tenant.
 //!
+//! Before both, a cutover shares the lock on *who may own*, which whoever retires a backend takes exclusively. So it waits for
+//! that while it holds nobody up.
+//!
 //! They are advisory locks to Postgres, so that it lists them in `pg_locks`, keeps them for prepared transactions and
 //! looks for deadlocks. The application's own have 1 or 2 in the tag's fourth field, so the classes never meet.
 
@@ -26,6 +29,9 @@ pub const MOVES_CLASS: u16 = 0x4848;
 
 /// The fourth field of the tag of the places that CALLs of run_wave have.
 pub const WAVE_CLASS: u16 = 0x4849;
+
+/// The fourth field of the tag of the lock on who may own tenants.
+pub const OWNERS_CLASS: u16 = 0x484A;
 
 /// Writers share.
 const SHARE: pg_sys::LOCKMODE = pg_sys::ShareLock as pg_sys::LOCKMODE;
@@ -78,6 +84,11 @@ impl Tag {
     /// Of a place among those that run a wave.
     pub fn wave(wave: u32, place: u32) -> Tag {
         Tag::new(wave, place, WAVE_CLASS)
+    }
+
+    /// Of who may own tenants, and who owns those that have no row.
+    pub fn owners() -> Tag {
+        Tag::new(0, 0, OWNERS_CLASS)
     }
 
     fn new(field2: u32, field3: u32, class: u16) -> Tag {
@@ -136,6 +147,14 @@ pub fn exclude(tag: Tag, patience: Patience) -> Result<(), NotHad> {
 /// As for [`exclude`].
 pub fn intend(patience: Patience) -> Result<(), NotHad> {
     wait_stepping_back(Tag::all(), INTENT, patience)
+}
+
+/// Sees to it that who may own doesn't change under a handover.
+///
+/// # Errors
+/// As for [`exclude`].
+pub fn settle_owners(patience: Patience) -> Result<(), NotHad> {
+    if try_share(Tag::owners()) { Ok(()) } else { wait_stepping_back(Tag::owners(), SHARE, patience) }
 }
 
 /// Takes a lock exclusively without stepping back from a deadlock.

@@ -56,20 +56,28 @@ pub fn check_retirement(
     unseen_for: i64,
     now: i64,
 ) -> Result<(), Unretirable> {
-    let is = |one: &Option<String>| one.as_deref() == Some(backend);
-    if let Some((_, tenants)) = standing.owners.iter().find(|(owner, _)| owner == backend) {
-        return Err(Unretirable::Owns(*tenants));
-    }
-    if is(&standing.default_owner) {
-        return Err(Unretirable::DefaultOwner);
-    }
-    if is(&standing.default_backend) {
+    check_owns_nothing(backend, standing)?;
+    if standing.default_backend.as_deref() == Some(backend) {
         return Err(Unretirable::DefaultBackend);
     }
     if standing.in_use().all(|other| other == backend) {
         return Err(Unretirable::Last);
     }
     seen(signs, unseen_for, now).map_or(Ok(()), |seen| Err(Unretirable::Seen(seen)))
+}
+
+/// Whether no tenant would be left that nobody may write if a backend were retired.
+///
+/// # Errors
+/// What it owns.
+pub fn check_owns_nothing(backend: &str, standing: &Standing) -> Result<(), Unretirable> {
+    if let Some((_, tenants)) = standing.owners.iter().find(|(owner, _)| owner == backend) {
+        return Err(Unretirable::Owns(*tenants));
+    }
+    if standing.default_owner.as_deref() == Some(backend) {
+        return Err(Unretirable::DefaultOwner);
+    }
+    Ok(())
 }
 
 /// Whether a backend was seen lately. What a server's memory says is exact, as far back as it goes; before that only what was

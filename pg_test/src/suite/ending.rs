@@ -20,6 +20,9 @@ pub fn tests() -> Vec<Test> {
         Test::shared("who_was_seen_lately_is_not_retired", seen_lately),
         Test::own("a_restart_forgets_who_was_seen_and_says_so", ClusterOptions::new(), restart),
         Test::shared("tenants_that_are_not_listed_change_hands_between_writes", default_owner),
+        Test::shared("no_tenant_comes_to_a_backend_that_is_being_retired", retired_first),
+        Test::shared("a_backend_that_is_being_given_a_tenant_is_not_retired", given_first),
+        Test::shared("the_default_owner_and_a_retirement_wait_for_each_other", default_owner_and_retirement),
         Test::shared("a_finished_migration_refuses_nothing", finish),
         Test::shared("a_migration_is_not_finished_before_its_end", not_finished),
         Test::shared("who_may_end_it", privileges),
@@ -196,6 +199,122 @@ fn default_owner(cluster: &Cluster) -> Result<()> {
     let refusal = dba.refused("SELECT holdfast.set_default_owner('old')")?;
     ensure!(refusal.code == "55000", "{refusal:?}");
     Ok(())
+}
+
+/// Either way of retiring a backend that nobody has seen.
+const RETIREMENTS: [&str; 2] =
+    ["SELECT holdfast.retire('third', unseen_for => '0 s')", "SELECT holdfast.set_trust('third', 'retired')"];
+/// Either way of giving it a tenant.
+const GIFTS: [&str; 2] =
+    ["SELECT holdfast.cutover('1', 'third', '30 s', false)", "SELECT holdfast.rollback_cutover('2')"];
+const IS_RETIRED: &str = "backend \"third\" is retired and may not own tenants";
+
+/// There is a third backend, to which a rollback of tenant 2 would lead.
+fn with_a_third(cluster: &Cluster) -> Result<Guarded> {
+    let guarded = Guarded::enforcing(cluster, "ending")?;
+    guarded.database.connect()?.exec("SELECT holdfast.add_backend('third', 'proven')")?;
+    for to in ["third", "rebuilt"] {
+        guarded.database.connect()?.exec(&format!("SELECT holdfast.cutover('2', '{to}', require_ready => false)"))?;
+    }
+    Ok(guarded)
+}
+
+/// Every owner that a row or the default names is one that may write.
+fn ensure_owners_may_write(dba: &mut Session) -> Result<()> {
+    let owners = "SELECT owner FROM holdfast.ownership UNION SELECT default_owner FROM holdfast.migration";
+    let retired: i64 = dba.one(&format!(
+        "SELECT count(*) FROM ({owners}) AS o JOIN holdfast.backend b ON b.backend = o.owner AND b.trust = 'retired'"
+    ))?;
+    ensure!(retired == 0, "{retired} owners are retired");
+    Ok(())
+}
+
+fn retired_first(cluster: &Cluster) -> Result<()> {
+    for (retirement, gift) in RETIREMENTS.into_iter().zip(GIFTS) {
+        let guarded = with_a_third(cluster)?;
+        let mut dba = guarded.database.connect()?;
+        dba.exec(&format!("BEGIN; {retirement}"))?;
+        let mut given = guarded.database.connect()?.start(gift);
+        given.wait_until_blocked()?;
+        // It waits without the tenant.
+        guarded.legacy()?.exec("UPDATE orders SET note = 'meanwhile' WHERE tenant = 1")?;
+        guarded.rebuilt()?.exec("UPDATE orders SET note = 'meanwhile' WHERE tenant = 2")?;
+        dba.exec("COMMIT")?;
+        let (_, refusal) = given.finish_refused()?;
+        ensure!(refusal.code == "55000" && refusal.message == IS_RETIRED, "{gift}: {refusal:?}");
+        ensure_owners_may_write(&mut dba)?;
+        let owners: String = dba.one("SELECT holdfast.owner_of('1') || ' ' || holdfast.owner_of('2')")?;
+        ensure!(owners == "legacy rebuilt", "{owners}");
+
+        // One that is taken back stops nobody.
+        dba.exec("SELECT holdfast.set_trust('third', 'proven')")?;
+        dba.exec(&format!("BEGIN; {retirement}"))?;
+        let mut given = guarded.database.connect()?.start(gift);
+        given.wait_until_blocked()?;
+        dba.exec("ROLLBACK")?;
+        given.finish()?.1?;
+    }
+    Ok(())
+}
+
+fn given_first(cluster: &Cluster) -> Result<()> {
+    // A snapshot from before doesn't hide the tenant.
+    let levels = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
+    for (n, level) in levels.into_iter().enumerate() {
+        let guarded = with_a_third(cluster)?;
+        let (mut dba, mut other) = (guarded.database.connect()?, guarded.database.connect()?);
+        other.exec(&format!("BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM orders"))?;
+        dba.exec(&format!("BEGIN; {}", GIFTS[n % 2]))?;
+        let mut retirement = other.start(RETIREMENTS[n % 2]);
+        retirement.wait_until_blocked()?;
+        dba.exec("COMMIT")?;
+        let (mut other, refusal) = retirement.finish_refused()?;
+        says(&refusal, "55006", "backend \"third\" still owns tenants", "It owns 1 tenant;")?;
+        other.exec("ROLLBACK")?;
+        ensure_owners_may_write(&mut dba)?;
+
+        // What was given and taken back is no reason.
+        dba.exec("SELECT holdfast.cutover(tenant, 'rebuilt', require_ready => false) FROM holdfast.tenants WHERE owner = 'third'")?;
+        dba.exec("BEGIN; SELECT holdfast.cutover('1', 'third', '30 s', false)")?;
+        let mut retirement = other.start(RETIREMENTS[n % 2]);
+        retirement.wait_until_blocked()?;
+        dba.exec("ROLLBACK")?;
+        retirement.finish()?.1?;
+        ensure_owners_may_write(&mut dba)?;
+    }
+    Ok(())
+}
+
+fn default_owner_and_retirement(cluster: &Cluster) -> Result<()> {
+    let guarded = with_a_third(cluster)?;
+    let mut dba = guarded.database.connect()?;
+    let set = "SELECT holdfast.set_default_owner('third')";
+    for retirement in RETIREMENTS {
+        dba.exec(&format!("BEGIN; {set}"))?;
+        let mut waiting = guarded.database.connect()?.start(retirement);
+        waiting.wait_until_blocked()?;
+        dba.exec("COMMIT")?;
+        let (_, refusal) = waiting.finish_refused()?;
+        says(&refusal, "55006", "backend \"third\" still owns tenants", "default owner")?;
+        dba.exec("SELECT holdfast.set_default_owner('legacy')")?;
+
+        dba.exec(&format!("BEGIN; {retirement}"))?;
+        let mut waiting = guarded.database.connect()?.start(set);
+        waiting.wait_until_blocked()?;
+        dba.exec("COMMIT")?;
+        let (_, refusal) = waiting.finish_refused()?;
+        ensure!(refusal.code == "55000" && refusal.message == IS_RETIRED, "{refusal:?}");
+        ensure_owners_may_write(&mut dba)?;
+        dba.exec("SELECT holdfast.set_trust('third', 'proven')")?;
+    }
+    // Who freezes a tenant that has no row gives it one, with its owner's name.
+    dba.exec("BEGIN; SELECT holdfast.freeze('1', 'a test')")?;
+    let mut waiting = guarded.database.connect()?.start("SELECT holdfast.set_default_owner('rebuilt')");
+    waiting.wait_until_blocked()?;
+    dba.exec("COMMIT")?;
+    waiting.finish()?.1?;
+    dba.exec("SELECT holdfast.set_default_backend(NULL)")?;
+    says(&dba.refused(RETIRE)?, "55006", "backend \"legacy\" still owns tenants", "It owns 1 tenant;")
 }
 
 fn finish(cluster: &Cluster) -> Result<()> {

@@ -14,7 +14,7 @@ const CONTRADICTIONS: &str = "
 
 /// Those of tenants, of all of them, of moves and of waves.
 const OUR_LOCKS: &str = "
-    SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid BETWEEN 18502 AND 18505
+    SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid BETWEEN 18502 AND 18506
     AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())";
 
 /// A tenant's history before its handover fails.

@@ -31,6 +31,8 @@ pub enum Step {
     PickTenant,
     /// Look at the owner before it locks anything. `ownership` is locked.
     Look,
+    /// See to it that who may own stays as it is. Somebody retires a backend.
+    Owners,
     /// Take the tenant's lock. A writer has it.
     TenantLock,
     /// Announce itself to those who share all tenants. A writer of many does.
@@ -56,10 +58,11 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 14] = [
+    const ALL: [Step; 15] = [
         Step::BeginWave,
         Step::PickTenant,
         Step::Look,
+        Step::Owners,
         Step::TenantLock,
         Step::AllLock,
         Step::SecondTry,
@@ -89,6 +92,7 @@ impl Step {
             Step::Look | Step::Reread | Step::Change => "relation holdfast.ownership",
             Step::BeginWave => "relation holdfast.wave",
             Step::PickTenant | Step::NoteTenant => "relation holdfast.wave_tenant",
+            Step::Owners => "advisory 18506",
             Step::TenantLock | Step::SecondTry => "advisory 18502",
             Step::AllLock => "advisory 18503",
             Step::Row => "transactionid",
@@ -102,7 +106,7 @@ impl Step {
     /// Whether writers of the tenant are held meanwhile.
     fn holds_writers(self, handover: Handover) -> bool {
         match self {
-            Step::BeginWave | Step::PickTenant | Step::Look => false,
+            Step::BeginWave | Step::PickTenant | Step::Look | Step::Owners => false,
             Step::Notify => handover != Handover::Wave,
             _ => true,
         }
@@ -138,6 +142,7 @@ impl Stopped {
             Step::PickTenant => idle.push(locking(stage, "wave_tenant", "EXCLUSIVE")?),
             Step::NoteTenant => idle.push(locking(stage, "wave_tenant", "SHARE")?),
             Step::Look => idle.push(locking(stage, "ownership", "ACCESS EXCLUSIVE")?),
+            Step::Owners => idle.push(retiring(stage)?),
             Step::TenantLock | Step::Reread => {
                 let mut writer = of_old()?;
                 writer.exec(&format!("BEGIN; {}", write(tenant)))?;
@@ -262,6 +267,17 @@ fn new_row(tenant: i32) -> String {
 pub fn locking(stage: &TwoBackends, table: &str, mode: &str) -> Result<Session> {
     let mut session = stage.operator()?;
     session.exec(&format!("BEGIN; LOCK TABLE holdfast.{table} IN {mode} MODE"))?;
+    Ok(session)
+}
+
+/// A session that retires a backend of which nobody has heard.
+fn retiring(stage: &TwoBackends) -> Result<Session> {
+    let mut session = stage.operator()?;
+    session.exec(
+        "SELECT holdfast.add_backend('spare', 'retired')
+         WHERE NOT EXISTS (SELECT FROM holdfast.backends WHERE backend = 'spare');
+         BEGIN; SELECT holdfast.set_trust('spare', 'retired')",
+    )?;
     Ok(session)
 }
 
