@@ -30,7 +30,13 @@ WITH RECURSIVE extension AS (
     WHERE NOT EXISTS (SELECT FROM part own WHERE own.classid = built.class AND own.objid = built.object)
       AND i.schema IS DISTINCT FROM 'holdfast' AND i.type NOT IN ('trigger', 'default value')
     UNION ALL
-    SELECT 3, 'record', format('%s (%s rows)', r.relation, r.rows), 'dropped',
+    -- finish_migration() asks the same of those that are watched.
+    SELECT 3, 'wave', format('%s (%s)', quote_ident(w.wave), w.state),
+        'dropped; tenants that wait are not moved, those that have moved are not watched',
+        format('SELECT holdfast.abort_wave(%L);', w.wave), w.id
+    FROM holdfast.wave w WHERE w.state NOT IN ('passed', 'aborted')
+    UNION ALL
+    SELECT 4, 'record', format('%s (%s rows)', r.relation, r.rows), 'dropped',
         format('COPY (SELECT * FROM %s) TO STDOUT (FORMAT csv, HEADER);', r.relation), r.place
     FROM (VALUES
         (1, 'holdfast.policy_log', (SELECT count(*) FROM holdfast.policy_change) + (SELECT count(*) FROM holdfast.ownership_change)),
@@ -41,23 +47,23 @@ WITH RECURSIVE extension AS (
         (6, 'holdfast.blocked_writes', (SELECT count(*) FROM holdfast.event) + (SELECT count(*) FROM holdfast.event_overflow))
     ) AS r (place, relation, rows)
     UNION ALL
-    SELECT 4, 'partition', i.inhrelid::regclass::text, 'dropped', NULL, 0
+    SELECT 5, 'partition', i.inhrelid::regclass::text, 'dropped', NULL, 0
     FROM pg_inherits i WHERE i.inhparent = 'holdfast.event'::regclass
     UNION ALL
-    SELECT DISTINCT 5, 'grant', format('to %s', quote_ident(pg_get_userbyid(a.grantee))), 'dropped', NULL, 0::bigint
+    SELECT DISTINCT 6, 'grant', format('to %s', quote_ident(pg_get_userbyid(a.grantee))), 'dropped', NULL, 0::bigint
     FROM pg_proc p CROSS JOIN LATERAL aclexplode(p.proacl) AS a
     WHERE p.pronamespace = 'holdfast'::regnamespace AND a.grantee <> 0 AND a.grantee <> p.proowner
     UNION ALL
-    SELECT DISTINCT 6, 'publication', format('%s of %s', r.prrelid::regclass, quote_ident(p.pubname)),
+    SELECT DISTINCT 7, 'publication', format('%s of %s', r.prrelid::regclass, quote_ident(p.pubname)),
         'the table leaves it, the publication stays', NULL, 0::bigint
     FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid JOIN part ON part.objid = r.prrelid
     UNION ALL
-    SELECT 7, 'schema', 'holdfast', CASE
+    SELECT 8, 'schema', 'holdfast', CASE
             WHEN obj_description(e.extnamespace, 'pg_namespace') IS NULL THEN 'stays: it was there before'
             ELSE 'dropped, if nothing else is in it' END, NULL, 0
     FROM extension e
     UNION ALL
-    SELECT 8, 'setting', format('%s, of %s', s.setting, CASE WHEN s.setrole = 0 THEN 'everybody' ELSE 'role ' || quote_ident(pg_get_userbyid(s.setrole)) END
+    SELECT 9, 'setting', format('%s, of %s', s.setting, CASE WHEN s.setrole = 0 THEN 'everybody' ELSE 'role ' || quote_ident(pg_get_userbyid(s.setrole)) END
             || CASE WHEN s.setdatabase = 0 THEN ' in all databases' ELSE ' in this database' END),
         'stays',
         CASE WHEN s.setrole = 0 THEN format('ALTER DATABASE %I RESET %s;', current_database(), s.name)
@@ -68,15 +74,15 @@ WITH RECURSIVE extension AS (
           WHERE d.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))) AS s
     WHERE s.name LIKE 'holdfast.%'
     UNION ALL
-    SELECT 9, 'setting', format('%s = %s, in %s', name, setting, sourcefile), 'stays',
+    SELECT 10, 'setting', format('%s = %s, in %s', name, setting, sourcefile), 'stays',
         CASE WHEN sourcefile LIKE '%/postgresql.auto.conf' THEN format('ALTER SYSTEM RESET %s;', name) END, 0
     FROM pg_settings WHERE name LIKE 'holdfast.%' AND sourcefile IS NOT NULL
     UNION ALL
-    SELECT 10, 'spool', format('%s bytes, in the data directory', h.spooled), 'stays; no database will take it in',
+    SELECT 11, 'spool', format('%s bytes, in the data directory', h.spooled), 'stays; no database will take it in',
         'SELECT holdfast.flush_events();', 0
     FROM holdfast.audit_health() h WHERE h.spooled > 0
     UNION ALL
-    SELECT 11, 'library', 'shared_preload_libraries = ' || current_setting('shared_preload_libraries'),
+    SELECT 12, 'library', 'shared_preload_libraries = ' || current_setting('shared_preload_libraries'),
         'stays; take holdfast out when no other database has the extension, and restart', NULL, 0
 )
 SELECT kind, object, fate, statement FROM found ORDER BY n, place, object

@@ -360,7 +360,26 @@ fn not_finished(cluster: &Cluster) -> Result<()> {
         "Backend \"rebuilt\" owns 1 tenant; backend \"legacy\" owns those that are not listed.",
     )?;
     hand_all_over(&mut dba)?;
-    says(&dba.refused(finish)?, "55000", "another backend is still in use", "legacy")
+    says(&dba.refused(finish)?, "55000", "another backend is still in use", "legacy")?;
+    // A wave that runs or is watched; one that is planned, or over, waits for nothing.
+    dba.exec("SELECT holdfast.add_wave('back', '{7, 8}', to_backend => 'legacy', require_ready => false)")?;
+    says(&dba.refused(finish)?, "55000", "another backend is still in use", "legacy")?;
+    dba.exec("CALL holdfast.run_wave('back')")?;
+    let refusal = dba.refused(finish)?;
+    says(&refusal, "55000", "a wave is under way", "Under way: back.")?;
+    ensure!(
+        refusal.hint.as_deref() == Some("Let it end, or abort it; see SELECT * FROM holdfast.waves;"),
+        "{refusal:?}"
+    );
+    dba.exec("SELECT holdfast.abort_wave('back')")?;
+    let owners = "Backend \"legacy\" owns 2 tenants; backend \"rebuilt\" owns those that are not listed.";
+    says(&dba.refused(finish)?, "55000", "more than one backend owns tenants", owners)?;
+    for tenant in [7, 8] {
+        dba.exec(&format!("SELECT holdfast.cutover('{tenant}', 'rebuilt', require_ready => false)"))?;
+    }
+    dba.exec("SELECT holdfast.add_wave('never', '{9}', to_backend => 'legacy')")?;
+    dba.exec(RETIRE)?;
+    dba.exec(finish)
 }
 
 fn privileges(cluster: &Cluster) -> Result<()> {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use super::Test;
 use super::ending::end;
 use super::platform::Platform;
+use super::scene::in_break_glass;
 use crate::client::Session;
 use crate::cluster::Cluster;
 
@@ -13,6 +14,7 @@ use crate::cluster::Cluster;
 pub fn tests() -> Vec<Test> {
     vec![
         Test::shared("a_dump_of_the_schema_is_byte_for_byte_what_it_was", by_cascade),
+        Test::shared("waves_under_way_leave_nothing_either", beside_waves),
         Test::shared("guards_can_be_taken_off_one_by_one", one_by_one),
         Test::shared("the_preview_tells_what_stays", preview),
         Test::shared("what_others_have_in_the_schema_stays", others),
@@ -40,8 +42,43 @@ fn platform(cluster: &Cluster) -> Result<(Platform, String, Session)> {
     // Refused: the event's day gets a partition.
     platform.database.connect_as(&platform.rebuilt)?.refused("UPDATE orders SET note = 'x' WHERE tenant_id = 10")?;
     dba.exec("SELECT holdfast.flush_events()")?;
+    operate(&mut dba)?;
     ensure!(dump(cluster, &platform.database.name)? != before, "nothing was installed");
     Ok((platform, before, dba))
+}
+
+/// Days of routine: a wave that was aborted half way, one whose canary soaks, one that is planned; checks, dates, keys, a backend
+/// that is retired.
+fn operate(dba: &mut Session) -> Result<()> {
+    for sql in [
+        "SELECT holdfast.add_wave('first', '{61, 62}', to_backend => 'rebuilt', canary_count => 1, require_ready => false)",
+        "CALL holdfast.run_wave('first')",
+        "SELECT holdfast.abort_wave('first')",
+        "SELECT holdfast.add_wave('second', '{63, 64}', to_backend => 'rebuilt', canary_count => 1, require_ready => false)",
+        "CALL holdfast.run_wave('second')",
+        "SELECT holdfast.add_wave('Third', '{65}', to_backend => 'rebuilt')",
+        "SELECT name FROM holdfast.readiness('65', 'rebuilt')",
+        "SELECT holdfast.set_check('way_back', true)",
+        "SELECT holdfast.set_end_date(current_date + 20, 'refuse_cutovers')",
+        "SELECT holdfast.add_key('rebuilt', 'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8', 'a key')",
+        "SELECT holdfast.add_backend('third', 'proven')",
+        "SELECT holdfast.retire('third', unseen_for => '0 s')",
+    ] {
+        dba.exec(sql).with_context(|| sql.to_owned())?;
+    }
+    let waves = "SELECT string_agg(state, ' ' ORDER BY wave COLLATE \"C\") FROM holdfast.waves";
+    let waves: String = dba.one(waves)?;
+    ensure!(waves == "planned aborted soaking", "{waves}");
+    Ok(())
+}
+
+/// What the preview says to do with waves, done; then the rest.
+fn end_all(dba: &mut Session) -> Result<()> {
+    let statements = dba.rows("SELECT statement FROM holdfast.uninstall_preview() WHERE kind = 'wave'")?;
+    for statement in statements.iter().flatten().flatten() {
+        dba.exec(statement)?;
+    }
+    end(dba)
 }
 
 fn ensure_as_before(cluster: &Cluster, platform: &Platform, before: &str) -> Result<()> {
@@ -63,7 +100,7 @@ fn ensure_as_before(cluster: &Cluster, platform: &Platform, before: &str) -> Res
 fn by_cascade(cluster: &Cluster) -> Result<()> {
     let (platform, before, mut dba) = platform(cluster)?;
     // Between days there may be several partitions; a table of events that is none yet is there as well.
-    end(&mut dba)?;
+    end_all(&mut dba)?;
     let refusal = dba.refused("DROP EXTENSION holdfast")?;
     ensure!(refusal.code == "2BP01", "{refusal:?}");
     dba.exec("DROP EXTENSION holdfast CASCADE")?;
@@ -71,14 +108,26 @@ fn by_cascade(cluster: &Cluster) -> Result<()> {
     // And once more, from the beginning.
     platform.guard(&platform.database)?;
     let mut dba = platform.database.connect()?;
-    end(&mut dba)?;
+    end_all(&mut dba)?;
     dba.exec("DROP EXTENSION holdfast CASCADE")?;
     ensure_as_before(cluster, &platform, &before)
 }
 
+fn beside_waves(cluster: &Cluster) -> Result<()> {
+    let (platform, before, mut dba) = platform(cluster)?;
+    // Nobody has ended anything: an operator's emergency.
+    dba.exec(&in_break_glass("DROP EXTENSION holdfast CASCADE"))?;
+    ensure_as_before(cluster, &platform, &before)?;
+    platform.database.connect_as(&platform.rebuilt)?.exec("UPDATE orders SET note = 'x' WHERE tenant_id = 10")?;
+    platform.guard(&platform.database)?;
+    let waves: i64 = platform.database.connect()?.one("SELECT count(*) FROM holdfast.waves")?;
+    ensure!(waves == 0, "{waves} waves are left");
+    Ok(())
+}
+
 fn one_by_one(cluster: &Cluster) -> Result<()> {
     let (platform, before, mut dba) = platform(cluster)?;
-    end(&mut dba)?;
+    end_all(&mut dba)?;
     let statements = dba.rows("SELECT statement FROM holdfast.uninstall_preview() WHERE kind = 'trigger'")?;
     ensure!(statements.len() > 10, "{statements:?}");
     for statement in statements.iter().flatten().flatten() {
@@ -105,6 +154,9 @@ fn preview(cluster: &Cluster) -> Result<()> {
         found.into_iter().map(|row| row.into_iter().flatten().collect::<Vec<_>>().join("|")).collect();
     let expected = [
         "trigger|\"~holdfast_guard\" on orders|dropped; DROP EXTENSION asks for CASCADE|SELECT holdfast.unguard_table('orders');".to_owned(),
+        "wave|\"Third\" (planned)|dropped; tenants that wait are not moved, those that have moved are not watched|SELECT holdfast.abort_wave('Third');".to_owned(),
+        "wave|second (soaking)|dropped; tenants that wait are not moved, those that have moved are not watched|SELECT holdfast.abort_wave('second');".to_owned(),
+        "record|holdfast.waves (3 rows)|dropped|COPY (SELECT * FROM holdfast.waves) TO STDOUT (FORMAT csv, HEADER);".to_owned(),
         "view|public.moved|dropped; DROP EXTENSION asks for CASCADE".to_owned(),
         "record|holdfast.blocked_writes (1 rows)|dropped|COPY (SELECT * FROM holdfast.blocked_writes) TO STDOUT (FORMAT csv, HEADER);".to_owned(),
         "publication|holdfast.ownership of ours|the table leaves it, the publication stays".to_owned(),
@@ -160,7 +212,7 @@ fn others(cluster: &Cluster) -> Result<()> {
 
 fn undone(cluster: &Cluster) -> Result<()> {
     let (_platform, _, mut dba) = platform(cluster)?;
-    end(&mut dba)?;
+    end_all(&mut dba)?;
     dba.refused("DROP EXTENSION holdfast")?;
     dba.exec("CREATE TABLE beside (id int); DROP TABLE beside")?;
     dba.exec("BEGIN; DROP EXTENSION holdfast CASCADE; ROLLBACK")?;
