@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString, c_int};
 
 use pgrx::pg_sys;
 
+use super::process::process_local;
 use super::{compat, trigger};
 
 /// The running statement's timer as it was moved.
@@ -20,7 +21,7 @@ struct Moved {
     from: Option<pg_sys::TimestampTz>,
 }
 
-thread_local! {
+process_local! {
     static MOVED: Cell<Option<Moved>> = const { Cell::new(None) };
 }
 

@@ -6,6 +6,7 @@ use std::ffi::c_int;
 
 use pgrx::pg_sys;
 
+use super::process::process_local;
 use super::relation::{self, Relation};
 use super::scan::scan;
 use super::{compat, session, statement};
@@ -26,7 +27,7 @@ pub fn reached_tenant(
     Refusal::cascade(refusal.attempt, Reached::Tenant, &Way { path, row })
 }
 
-thread_local! {
+process_local! {
     /// What a foreign key's query earns if it finds a row, by the table.
     static PUT_OFF: RefCell<Vec<(pg_sys::Oid, Refusal)>> = const { RefCell::new(Vec::new()) };
 }

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use pgrx::{pg_guard, pg_sys};
 
 use super::parents::Whose;
+use super::process::process_local;
 use super::relation::{self, Locate};
 use super::report::{self, Report};
 use super::session::{self, Session};
@@ -44,7 +45,7 @@ struct Children {
     since: Option<u64>,
 }
 
-thread_local! {
+process_local! {
     static CHILDREN: RefCell<Option<Children>> = const { RefCell::new(None) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }

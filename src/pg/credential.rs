@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 
 use pgrx::pg_sys;
 
+use super::process::process_local;
 use super::trigger;
 use crate::policy::proofs::Proofs;
 use crate::policy::token::{Credential, PublicKey, TokenError};
@@ -17,7 +18,7 @@ struct Shown {
     uncommitted: Option<i32>,
 }
 
-thread_local! {
+process_local! {
     static PROOFS: RefCell<Proofs> = const { RefCell::new(Proofs::new()) };
     static SHOWN: RefCell<Option<Shown>> = const { RefCell::new(None) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
+use super::process::process_local;
 use super::session::{self, Policy};
 use super::shared::Region;
 use super::{compat, report};
@@ -21,7 +22,7 @@ const PAUSE: i64 = 3_600_000_000;
 /// A database's oid and the day of its last reminder; 0 = unused.
 type Reminded = [AtomicU64; DATABASES];
 
-thread_local! {
+process_local! {
     static SHARED: Cell<*const Reminded> = const { Cell::new(ptr::null()) };
 }
 

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 
 use pgrx::pg_sys;
 
+use super::process::process_local;
 use super::session::Session;
 use super::{audit, trigger};
 use crate::policy::glass::{End, Glass};
@@ -16,7 +17,7 @@ struct Broken {
     session_role: pg_sys::Oid,
 }
 
-thread_local! {
+process_local! {
     static GLASS: RefCell<Option<Broken>> = const { RefCell::new(None) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }

@@ -9,13 +9,14 @@ use std::panic::AssertUnwindSafe;
 use pgrx::pg_sys;
 
 use super::locks::{self, NotHad, Patience, Tag};
+use super::process::process_local;
 use super::session::Session;
 use super::subtransaction::in_subtransaction;
 use super::{bounded, compat, session, tenants};
 use crate::policy::ownership::TenantState;
 use crate::policy::tenant::TenantKey;
 
-thread_local! {
+process_local! {
     /// The tenant whose lock this transaction holds exclusively, and the nesting level that holds it.
     static HANDED_OVER: RefCell<Option<(TenantKey, i32)>> = const { RefCell::new(None) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };

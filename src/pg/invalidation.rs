@@ -6,9 +6,10 @@ use std::ffi::c_int;
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::process::process_local;
 use super::{relation, session, tenants};
 
-thread_local! {
+process_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
     static POLICY: Cell<u64> = const { Cell::new(0) };
     static OWNERSHIP: Cell<u64> = const { Cell::new(0) };

@@ -35,6 +35,7 @@
 //! | [`end_date`] | reminds of the migration's end |
 //! | [`glass`] | break-glass of this session |
 //! | [`policy_log`] | writes down who changed the policy |
+//! | [`process`] | what a process keeps for itself |
 //! | [`query_text`] | what an event keeps of the client's statement |
 //! | [`report`] | raises a refusal |
 //! | [`types`] | SQL types that pgrx lacks |
@@ -66,6 +67,7 @@ pub mod partitions;
 pub mod plan;
 pub mod policy_log;
 pub mod prepared;
+pub mod process;
 pub mod query_text;
 pub mod reading;
 pub mod relation;

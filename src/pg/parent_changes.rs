@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pgrx::{PgSqlErrorCode, pg_guard, pg_sys};
 
 use super::locks::{self, Patience, Tag};
+use super::process::process_local;
 use super::session::{self, Session};
 use super::shared::Region;
 use super::{gucs, report};
@@ -33,7 +34,7 @@ pub enum Change {
     Moved,
 }
 
-thread_local! {
+process_local! {
     static SHARED: Cell<*const Shared> = const { Cell::new(ptr::null()) };
     static CHANGE: Cell<Change> = const { Cell::new(Change::None) };
     /// Whether the change was counted as begun and must be counted as ended.

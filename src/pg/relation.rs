@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 use super::catalog::Classification;
 use super::keys::KeyColumn;
 use super::parents::ParentLink;
+use super::process::process_local;
 use super::session::{self, Policy, Session};
 use super::{columns, compat, invalidation, trigger};
 use crate::policy::rules::TableName;
@@ -88,7 +89,7 @@ impl Relation {
     }
 }
 
-thread_local! {
+process_local! {
     static RELATIONS: RefCell<BTreeMap<u32, Rc<Relation>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
@@ -117,7 +118,7 @@ pub const LONGEST_PATH: u32 = 16;
 /// Looks a relation up. The caller's statement holds a lock on it; none when it is gone all the same, and for one to which
 /// foreign keys lead in a circle.
 pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
-    thread_local! {
+    process_local! {
         static DEPTH: Cell<u32> = const { Cell::new(0) };
     }
     struct Leave;

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use pgrx::{Inet, direct_function_call, pg_sys};
 
 use super::catalog::{Catalog, Classification, Installation};
+use super::process::process_local;
 use super::stats::{self, Counts};
 use super::{audit, compat, credential, end_date, gucs, invalidation, reading};
 use crate::policy::identity::{Claims, Identity, Login};
@@ -95,7 +96,7 @@ struct State {
     operating: Cell<bool>,
 }
 
-thread_local! {
+process_local! {
     static STATE: State = const {
         State {
             presence: Cell::new(Presence::Unknown),

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use once_cell::sync::OnceCell;
 use pgrx::{pg_guard, pg_sys};
 
+use super::process::process_local;
 use super::session::{self, Session, Who};
 use super::{audit, compat, glass};
 use crate::policy::mode::Mode;
@@ -32,7 +33,7 @@ unsafe impl Sync for Entry {}
 
 static ENTRIES: OnceCell<[Entry; COUNT]> = OnceCell::new();
 
-thread_local! {
+process_local! {
     /// What the session would go back to by itself, for settings that were brought down.
     static OWN: Cell<[Option<c_int>; COUNT]> = const { Cell::new([None; COUNT]) };
     /// What was found when everything was last as it should be.

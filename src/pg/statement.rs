@@ -9,8 +9,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 
 use pgrx::pg_sys;
+use rustc_hash::FxBuildHasher;
 
 use super::compat;
+use super::process::process_local;
 use super::session::Session;
 use crate::policy::backend::Trust;
 use crate::policy::limits::Rows;
@@ -44,9 +46,8 @@ struct Savepoint {
 }
 
 /// The tenants that the statement has written, in the order in which it came to them.
-#[derive(Default)]
 struct Tenants {
-    known: HashSet<TenantKey>,
+    known: HashSet<TenantKey, FxBuildHasher>,
     order: Vec<TenantKey>,
 }
 
@@ -58,13 +59,13 @@ impl Tenants {
     }
 }
 
-thread_local! {
+process_local! {
     static FRAME: Cell<Frame> = const { Cell::new(OUTSIDE) };
     /// Counts statements, to tell the one that the counts are of.
     static STATEMENT: Cell<u64> = const { Cell::new(0) };
     static COUNTED: Cell<u64> = const { Cell::new(0) };
     static ROWS: Cell<Rows> = const { Cell::new(Rows { statement: 0, cascaded: 0, transaction: 0 }) };
-    static TENANTS: RefCell<Tenants> = RefCell::default();
+    static TENANTS: RefCell<Tenants> = const { RefCell::new(Tenants { known: HashSet::with_hasher(FxBuildHasher), order: Vec::new() }) };
     static SAVEPOINTS: RefCell<Vec<Savepoint>> = const { RefCell::new(Vec::new()) };
     /// Whether a row is on its way to another partition: deleted there, not yet inserted here.
     static MOVING: Cell<bool> = const { Cell::new(false) };

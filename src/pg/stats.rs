@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use pgrx::pg_sys;
 
 use super::compat;
+use super::process::process_local;
 use super::session::Session;
 use super::shared::{self, Region};
 use crate::policy::looks::{Ending, Look, RULES, Tally};
@@ -105,7 +106,7 @@ pub struct Counts {
     refuses: Cell<bool>,
 }
 
-thread_local! {
+process_local! {
     static SHARED: Cell<*const Shared> = const { Cell::new(ptr::null()) };
     /// A process has few: one for each backend that it has ever been.
     static COUNTS: RefCell<Vec<&'static Counts>> = const { RefCell::new(Vec::new()) };

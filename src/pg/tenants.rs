@@ -13,6 +13,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 use rustc_hash::FxBuildHasher;
 
 use super::locks::{self, Patience, Tag};
+use super::process::process_local;
 use super::session::Session;
 use super::{compat, gucs, invalidation, keys, report, session, trigger};
 use crate::policy::ownership::{Freeze, TenantState};
@@ -64,7 +65,7 @@ struct Held {
 /// than a thread's; each process has one thread.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-thread_local! {
+process_local! {
     static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
     static OWNERS: RefCell<Option<ByRawKey>> = const { RefCell::new(None) };
     /// Whether the last [`hold`] took a lock.

@@ -14,6 +14,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::memo::{Memory, column};
 use super::parent_changes::Change;
 use super::parents::{self, Whose};
+use super::process::process_local;
 use super::relation::{Locate, Relation};
 use super::report::{self, Report};
 use super::row_count::RowCount;
@@ -55,7 +56,7 @@ struct RowGuard {
     count: RowCount,
 }
 
-thread_local! {
+process_local! {
     /// Counts the statements that this process prepared a guard for.
     static STATEMENTS: Cell<u64> = const { Cell::new(0) };
     /// The facts of the statement and table that were checked last. A statement keeps the facts that it began with.
@@ -400,7 +401,7 @@ pub fn now() -> i64 {
 
 /// Whether a function is [`holdfast_guard_row`], by what it calls and not by its name.
 pub fn is_guard_function(function: pg_sys::Oid) -> bool {
-    thread_local! {
+    process_local! {
         static GUARD: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
     }
     if function == GUARD.get() {

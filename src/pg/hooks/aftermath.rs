@@ -7,6 +7,7 @@ use std::ptr;
 use pgrx::{pg_guard, pg_sys};
 
 use super::objects;
+use crate::pg::process::process_local;
 use crate::pg::relation::{self, Bearings, Relation};
 use crate::pg::report::Report;
 use crate::pg::session::{self, Session};
@@ -45,7 +46,7 @@ struct Notes {
     objects: Vec<(pg_sys::Oid, pg_sys::Oid)>,
 }
 
-thread_local! {
+process_local! {
     static NOTES: RefCell<Notes> = const { RefCell::new(Notes { tables: Vec::new(), objects: Vec::new() }) };
     static RUNNING: Cell<Running> = const { Cell::new(Running { tag: pg_sys::CommandTag::CMDTAG_UNKNOWN, judged: false }) };
 }

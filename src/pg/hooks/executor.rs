@@ -10,6 +10,7 @@ use once_cell::sync::OnceCell;
 use pgrx::{pg_guard, pg_sys};
 
 use super::own_tables;
+use crate::pg::process::process_local;
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
 use crate::pg::{audit, cascade, compat, glass, plan, relation, settings, statement};
@@ -22,7 +23,7 @@ static NEXT_RUN: OnceCell<pg_sys::ExecutorRun_hook_type> = OnceCell::new();
 static NEXT_FINISH: OnceCell<pg_sys::ExecutorFinish_hook_type> = OnceCell::new();
 static NEXT_CHECK_PERMS: OnceCell<pg_sys::ExecutorCheckPerms_hook_type> = OnceCell::new();
 
-thread_local! {
+process_local! {
     /// Whether the executor is being started for an EXPLAIN that runs nothing. ExecutorCheckPerms isn't told.
     static ONLY_EXPLAINED: Cell<bool> = const { Cell::new(false) };
 }
@@ -71,7 +72,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags
 /// expression of PL/pgSQL, a function that the protocol calls. So where an error ends, nothing is being explained.
 #[pg_guard]
 unsafe extern "C-unwind" fn follow_errors() {
-    thread_local! {
+    process_local! {
         static REGISTERED: Cell<bool> = const { Cell::new(false) };
     }
     if REGISTERED.replace(true) {

@@ -9,6 +9,7 @@ use once_cell::sync::OnceCell;
 use pgrx::{pg_guard, pg_sys};
 
 use super::{aftermath, drops, functions, objects, own_tables, uninstall};
+use crate::pg::process::process_local;
 use crate::pg::report::{self, Report};
 use crate::pg::session::{self, Session};
 use crate::pg::{audit, compat, glass, relation, settings, tenants, trigger};
@@ -22,7 +23,7 @@ const TRUNCATE: Command = Command { name: "TRUNCATE", reach: Reach::Targets };
 
 static NEXT: OnceCell<pg_sys::object_access_hook_type> = OnceCell::new();
 
-thread_local! {
+process_local! {
     /// The table that this TRUNCATE was checked for last. Postgres asks again when catalogs changed while it waited for the
     /// table's lock, and one attempt is one event.
     static TRUNCATED: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };

@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 use pgrx::{Spi, pg_guard, pg_sys};
 
+use crate::pg::process::process_local;
 use crate::pg::report::Report;
 use crate::pg::session;
 
@@ -12,7 +13,7 @@ use crate::pg::session;
 /// sql/comments_and_grants.sql.
 const COMMENT: &str = "Guards this database while tenants move from a legacy to a rebuilt backend";
 
-thread_local! {
+process_local! {
     /// The schema of the extension that the command under way drops.
     static LEFT: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
 }
