@@ -67,10 +67,10 @@ pub fn reached_limit(attempt: Attempt, table: pg_sys::Oid, limit: u64) -> Refusa
     Refusal::cascade(attempt, Reached::Rows(limit), &Way { path, row: None })
 }
 
-/// Whether a query of a foreign key is running. Postgres sets this for its own and for nothing else.
+/// Whether a query of a foreign key is running. Postgres sets this for its own and for nothing else. A plain frame.
 pub fn is_running() -> bool {
     // SAFETY: a plain read.
-    unsafe { pg_sys::InNoForceRLSOperation() }
+    unsafe { compat::InNoForceRLSOperation() }
 }
 
 /// The tables from the one that the statement writes to `table`, by the shortest way that foreign keys lead.

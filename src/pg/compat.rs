@@ -45,6 +45,8 @@ unsafe extern "C-unwind" {
     pub fn IsTransactionState() -> bool;
     /// miscadmin.h. Can't raise an error.
     pub fn InSecurityRestrictedOperation() -> bool;
+    /// miscadmin.h. Can't raise an error.
+    pub fn InNoForceRLSOperation() -> bool;
     /// miscadmin.h. Can't raise an error in a session.
     pub fn GetSessionUserId() -> pg_sys::Oid;
     /// executor/tuptable.h. Can't raise an error for the slots that a row trigger is given.

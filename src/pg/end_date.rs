@@ -35,14 +35,22 @@ pub static REGION: Region = Region {
     attach: |memory| SHARED.set(memory.cast()),
 };
 
+/// Whether it is time to look whether it is time for a reminder. A plain frame.
+pub fn is_due(policy: &Policy) -> bool {
+    now() >= policy.next_look.get()
+}
+
+fn now() -> i64 {
+    // SAFETY: has no precondition, and raises no error.
+    unsafe { compat::GetCurrentStatementStartTimestamp() }
+}
+
 /// Writes the reminder if it is time for one. Costs a comparison on most calls.
 pub fn look(policy: &Policy) {
-    // SAFETY: has no precondition, and raises no error.
-    let now = unsafe { compat::GetCurrentStatementStartTimestamp() };
-    if now < policy.next_look.get() {
+    if !is_due(policy) {
         return;
     }
-    policy.next_look.set(now.saturating_add(PAUSE));
+    policy.next_look.set(now().saturating_add(PAUSE));
     let today = today();
     // SAFETY: a plain read of the process's database.
     let database = unsafe { pg_sys::MyDatabaseId };

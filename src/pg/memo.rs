@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 
 use super::keys::{self, KeyColumn};
 use super::known::Known;
+use super::parents::LinkColumn;
 use super::relation::Locate;
 use super::{columns, compat, tenants};
 use crate::policy::columns::KeyColumns;
@@ -18,6 +19,9 @@ use crate::policy::tenant::TenantType;
 /// The longest raw key that is remembered from row to row, where it isn't one for [`Known`]; longer ones are looked up for
 /// each row. Three columns of a few bytes fit, or two of type uuid.
 const REMEMBERED: usize = 64;
+
+/// Fills up.
+const NO_COLUMN: KeyColumn = KeyColumn { attnum: 0, of: TenantType::Integer };
 
 /// What must be the same in both rows.
 #[derive(Clone, Copy)]
@@ -47,23 +51,27 @@ impl Columns {
 
 impl Memo {
     fn of(locate: &Locate) -> Memo {
-        let parents = |of: &[super::parents::LinkColumn]| -> Option<Vec<KeyColumn>> {
-            of.iter().map(|c| Some(KeyColumn { attnum: c.attnum, of: columns::tenant_type(c.of)? })).collect()
-        };
-        let key = match locate {
-            Locate::Columns(columns) => Some(columns.clone()),
-            Locate::Parent(link) => parents(&link.columns),
-            Locate::Constant(_) => return Memo::Table,
-            Locate::Nowhere => None,
-        };
-        match key.as_deref() {
-            Some([only]) => Memo::Column(c_int::from(only.attnum), only.of),
-            Some(several @ [first, ..]) if several.len() <= KeyColumns::MOST => {
-                let mut columns = Columns { count: several.len(), first: [*first; KeyColumns::MOST] };
-                columns.first[..several.len()].copy_from_slice(several);
-                Memo::Columns(columns)
-            }
-            _ => Memo::Nothing,
+        let own = |column: &KeyColumn| Some(*column);
+        let of_parent = |c: &LinkColumn| Some(KeyColumn { attnum: c.attnum, of: columns::tenant_type(c.of)? });
+        match locate {
+            Locate::Columns(columns) => Memo::by(columns.iter().map(own)),
+            Locate::Parent(link) => Memo::by(link.columns.iter().map(of_parent)),
+            Locate::Constant(_) => Memo::Table,
+            Locate::Nowhere => Memo::Nothing,
+        }
+    }
+
+    /// By columns whose types can all be told.
+    fn by(columns: impl ExactSizeIterator<Item = Option<KeyColumn>>) -> Memo {
+        let (count, mut first) = (columns.len(), [NO_COLUMN; KeyColumns::MOST]);
+        for (n, column) in columns.enumerate() {
+            let (Some(place), Some(column)) = (first.get_mut(n), column) else { return Memo::Nothing };
+            *place = column;
+        }
+        match count {
+            0 => Memo::Nothing,
+            1 => Memo::Column(c_int::from(first[0].attnum), first[0].of),
+            _ => Memo::Columns(Columns { count, first }),
         }
     }
 }

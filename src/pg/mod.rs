@@ -26,6 +26,7 @@
 //! | [`settings`] | keeps settings within their bounds |
 //! | [`partitions`] | guards partitions that come and go |
 //! | [`relation`] | whose rows a table holds |
+//! | [`innocent`] | writes of it that break no rule |
 //! | [`plan`] | what a plan tree says |
 //! | [`scan`] | reads tables without SPI |
 //! | [`catalog`] | the extension's tables |
@@ -56,6 +57,7 @@ pub mod glass;
 pub mod gucs;
 pub mod handover;
 pub mod hooks;
+pub mod innocent;
 pub mod invalidation;
 pub mod keys;
 pub mod known;

@@ -1,12 +1,14 @@
 //! Whose rows a table holds, read from the catalogs and cached until the table or the policy changes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
+use rustc_hash::FxBuildHasher;
 
 use super::catalog::Classification;
+use super::innocent::Innocent;
 use super::keys::KeyColumn;
 use super::parents::ParentLink;
 use super::process::process_local;
@@ -32,6 +34,8 @@ pub struct Relation {
     pub is_parent: bool,
     /// The other relations that were looked at to find this out: partitions and children for their guards, parents.
     depends_on: Vec<pg_sys::Oid>,
+    /// Writes of it that break no rule.
+    pub innocent: Innocent,
 }
 
 /// Where a row's tenant is found.
@@ -90,7 +94,7 @@ impl Relation {
 }
 
 process_local! {
-    static RELATIONS: RefCell<BTreeMap<u32, Rc<Relation>>> = const { RefCell::new(BTreeMap::new()) };
+    static RELATIONS: RefCell<HashMap<u32, Rc<Relation>, FxBuildHasher>> = const { RefCell::new(HashMap::with_hasher(FxBuildHasher)) };
 }
 
 /// For `invalidation`.
@@ -112,6 +116,11 @@ pub(super) fn forget_all() {
     });
 }
 
+/// A relation that was looked up before, if it is still as it was.
+pub fn known(oid: pg_sys::Oid) -> Option<Rc<Relation>> {
+    RELATIONS.borrow().get(&oid.to_u32()).cloned()
+}
+
 /// How many foreign keys a path to a tenant may have.
 pub const LONGEST_PATH: u32 = 16;
 
@@ -130,11 +139,11 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
     if DEPTH.get() >= LONGEST_PATH {
         return None;
     }
-    DEPTH.set(DEPTH.get() + 1);
-    let _leave = Leave;
-    if let Some(known) = RELATIONS.with(|r| r.borrow().get(&oid.to_u32()).cloned()) {
+    if let Some(known) = known(oid) {
         return Some(known);
     }
+    DEPTH.set(DEPTH.get() + 1);
+    let _leave = Leave;
     let generation = invalidation::relation_generation();
     let own = Entry::read(oid)?;
     let classified = classified_as(&session.policy, oid, own.partition);
@@ -175,6 +184,7 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
         locate,
         is_parent: std::iter::once(oid).chain(ancestors(oid)).any(|t| session.policy.parents.contains(&t.to_u32())),
         depends_on,
+        innocent: Innocent::default(),
     });
     // An invalidation that came in while we read may be about this very relation.
     if invalidation::relation_generation() == generation && session::is_current(&session.policy) {

@@ -86,6 +86,17 @@ struct Decided {
     who: Rc<Who>,
 }
 
+impl Decided {
+    /// Whether it still is the identity, which can be told from this process's memory alone; and no reminder is due, which is
+    /// written by who finds everything out anew.
+    fn is_in_force(&self, policy: &Rc<Policy>) -> bool {
+        Rc::ptr_eq(&self.policy, policy)
+            && !credential::is_shown()
+            && self.basis.holds(&None)
+            && !end_date::is_due(policy)
+    }
+}
+
 struct State {
     presence: Cell<Presence>,
     watched: Cell<Option<Catalog>>,
@@ -201,6 +212,41 @@ pub fn current() -> Option<Session> {
     if inert() { None } else { load() }
 }
 
+/// Hears of what other sessions have committed; whether the guard may have something to do with what runs here. A plain frame.
+pub fn listen() -> bool {
+    // SAFETY: inside a transaction; nothing here needs to be dropped if it raises an error.
+    unsafe {
+        if inert() || !compat::IsTransactionState() {
+            return false;
+        }
+        compat::AcceptInvalidationMessages();
+    }
+    true
+}
+
+/// The session's facts as they were found last, if nothing that this process has heard of has changed them since. They are asked
+/// for where somebody has listened for this statement already.
+pub fn as_heard() -> Option<Session> {
+    if inert() { None } else { known() }
+}
+
+/// Looks at who the session is, if that is known as for [`as_heard`]. A plain frame, as long as `look` calls nothing of Postgres
+/// that may raise an error.
+pub fn glance<R>(look: impl FnOnce(&Rc<Who>) -> R) -> Option<R> {
+    let Presence::Present(_) = STATE.presence.get() else { return None };
+    let (policy, decided) = (STATE.policy.try_borrow().ok()?, STATE.who.try_borrow().ok()?);
+    let (policy, decided) = (policy.as_ref()?, decided.as_ref()?);
+    decided.is_in_force(policy).then(|| look(&decided.who))
+}
+
+fn known() -> Option<Session> {
+    let Presence::Present(catalog) = STATE.presence.get() else { return None };
+    let (policy, decided) = (STATE.policy.borrow(), STATE.who.borrow());
+    let (policy, decided) = (policy.as_ref()?, decided.as_ref()?);
+    let session = || Session { catalog, policy: policy.clone(), who: decided.who.clone() };
+    decided.is_in_force(policy).then(session)
+}
+
 /// The session's facts, whether or not the guard is on; none where the extension isn't, or catalogs can't be read.
 pub fn load() -> Option<Session> {
     // SAFETY: has no precondition. In an aborted transaction catalogs can't be read.
@@ -210,6 +256,9 @@ pub fn load() -> Option<Session> {
     // What other sessions committed counts from this statement on, also where no new lock made Postgres look.
     // SAFETY: inside a transaction.
     unsafe { pg_sys::AcceptInvalidationMessages() };
+    if let Some(session) = known() {
+        return Some(session);
+    }
     let catalog = catalog()?;
     let policy = policy(&catalog);
     end_date::look(&policy);
@@ -309,14 +358,7 @@ fn who(catalog: &Catalog, policy: &Rc<Policy>) -> Rc<Who> {
 
 /// Whether the session is still who it was, as far as it has heard. Touches this process's memory only. A plain frame.
 pub fn is_still(who: &Rc<Who>) -> bool {
-    STATE.with(|s| {
-        let (Ok(policy), Ok(decided)) = (s.policy.try_borrow(), s.who.try_borrow()) else { return false };
-        let (Some(policy), Some(decided)) = (policy.as_ref(), decided.as_ref()) else { return false };
-        Rc::ptr_eq(&decided.who, who)
-            && Rc::ptr_eq(&decided.policy, policy)
-            && !credential::is_shown()
-            && decided.basis.holds(&None)
-    })
+    glance(|now| Rc::ptr_eq(now, who)).unwrap_or(false)
 }
 
 /// What is known of the login. It can't change during a session, but for names.

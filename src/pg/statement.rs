@@ -45,17 +45,46 @@ struct Savepoint {
     tenants: usize,
 }
 
+/// How many tenants are looked through one by one; most statements write one.
+const FEW: usize = 8;
+
 /// The tenants that the statement has written, in the order in which it came to them.
 struct Tenants {
-    known: HashSet<TenantKey, FxBuildHasher>,
+    /// The first `count` of them; behind these, up to [`FEW`], an earlier statement's, since the next one often writes the same.
     order: Vec<TenantKey>,
+    count: usize,
+    /// Those beyond the first few.
+    more: HashSet<TenantKey, FxBuildHasher>,
 }
 
 impl Tenants {
-    fn truncate(&mut self, length: usize) {
-        for beyond in self.order.drain(length.min(self.order.len())..) {
-            self.known.remove(&beyond);
+    const NONE: Tenants = Tenants { order: Vec::new(), count: 0, more: HashSet::with_hasher(FxBuildHasher) };
+
+    fn contains(&self, tenant: &TenantKey) -> bool {
+        self.order[..self.count.min(FEW)].contains(tenant) || self.more.contains(tenant)
+    }
+
+    /// Adds one that isn't among them.
+    fn push(&mut self, tenant: &TenantKey) {
+        if self.order.get(self.count) != Some(tenant) {
+            self.order.truncate(self.count);
+            self.order.push(tenant.clone());
         }
+        if self.count >= FEW {
+            self.more.insert(tenant.clone());
+        }
+        self.count += 1;
+    }
+
+    fn truncate(&mut self, length: usize) {
+        if length >= self.count {
+            return;
+        }
+        let first = length.max(FEW);
+        for beyond in self.order.drain(first.min(self.count)..) {
+            self.more.remove(&beyond);
+        }
+        self.count = length;
     }
 }
 
@@ -65,7 +94,7 @@ process_local! {
     static STATEMENT: Cell<u64> = const { Cell::new(0) };
     static COUNTED: Cell<u64> = const { Cell::new(0) };
     static ROWS: Cell<Rows> = const { Cell::new(Rows { statement: 0, cascaded: 0, transaction: 0 }) };
-    static TENANTS: RefCell<Tenants> = const { RefCell::new(Tenants { known: HashSet::with_hasher(FxBuildHasher), order: Vec::new() }) };
+    static TENANTS: RefCell<Tenants> = const { RefCell::new(Tenants::NONE) };
     static SAVEPOINTS: RefCell<Vec<Savepoint>> = const { RefCell::new(Vec::new()) };
     /// Whether a row is on its way to another partition: deleted there, not yet inserted here.
     static MOVING: Cell<bool> = const { Cell::new(false) };
@@ -154,11 +183,11 @@ fn count_tenant(tenant: &TenantKey) -> Option<u64> {
     }
     TENANTS.with(|t| {
         let mut tenants = t.borrow_mut();
-        if !tenants.known.insert(tenant.clone()) {
+        if tenants.contains(tenant) {
             return None;
         }
-        tenants.order.push(tenant.clone());
-        Some(tenants.order.len() as u64)
+        tenants.push(tenant);
+        Some(tenants.count as u64)
     })
 }
 
@@ -166,8 +195,10 @@ fn count_tenant(tenant: &TenantKey) -> Option<u64> {
 pub fn uncount_tenant(tenant: &TenantKey) {
     TENANTS.with(|t| {
         let mut tenants = t.borrow_mut();
-        if tenants.order.pop_if(|last| last == tenant).is_some() {
-            tenants.known.remove(tenant);
+        if let Some(before) = tenants.count.checked_sub(1)
+            && tenants.order.get(before) == Some(tenant)
+        {
+            tenants.truncate(before);
         }
     });
 }
@@ -212,7 +243,7 @@ unsafe extern "C-unwind" fn subtransaction(
     let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
     match event {
         SUBXACT_EVENT_START_SUB => {
-            let tenants = TENANTS.with(|t| t.borrow().order.len());
+            let tenants = TENANTS.with(|t| t.borrow().count);
             let savepoint =
                 Savepoint { level, frame: FRAME.get(), statement: COUNTED.get(), rows: ROWS.get(), tenants };
             SAVEPOINTS.with(|s| {

@@ -75,6 +75,7 @@ pub unsafe extern "C-unwind" fn holdfast_guard_row(fcinfo: pg_sys::FunctionCallI
     unsafe {
         let mut guard = (*(*fcinfo).flinfo).fn_extra.cast::<RowGuard>();
         if guard.is_null() {
+            session::listen();
             guard = prepare(fcinfo);
         }
         let data = (*fcinfo).context.cast::<pg_sys::TriggerData>();
@@ -375,7 +376,7 @@ fn statement_facts(statement: u64, oid: pg_sys::Oid) -> Option<(Session, Rc<Rela
     if known.is_some() {
         return known;
     }
-    let session = session::current()?;
+    let session = session::as_heard().or_else(session::current)?;
     let relation = relation::facts(&session, oid)?;
     FACTS.with(|f| *f.borrow_mut() = Some((statement, session.clone(), relation.clone())));
     Some((session, relation))

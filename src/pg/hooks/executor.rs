@@ -1,22 +1,22 @@
-//! ExecutorCheckPerms: tables, commands and columns, for every path that writes rows (COPY has no other). ExecutorStart:
+//! ExecutorCheckPerms: tables, commands and columns (tables.rs), for every path that writes rows (COPY has no other). ExecutorStart:
 //! what only the plan tells. Both fire for cached plans, which the parser's and planner's hooks don't. ExecutorRun and
 //! ExecutorFinish tell what runs inside of what.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::ptr;
+use std::rc::Rc;
 
 use once_cell::sync::OnceCell;
 use pgrx::{pg_guard, pg_sys};
 
-use super::own_tables;
+use super::tables;
 use crate::pg::process::process_local;
 use crate::pg::report::{self, Report};
-use crate::pg::session::{self, Session};
-use crate::pg::{audit, cascade, compat, glass, plan, relation, settings, statement};
+use crate::pg::session::{self, Session, Who};
+use crate::pg::{audit, compat, plan, relation, settings, statement};
 use crate::policy::command;
 use crate::policy::looks::Look;
-use crate::policy::surface::{self, TableClass, TableWrite, WriteCommand};
 
 static NEXT_START: OnceCell<pg_sys::ExecutorStart_hook_type> = OnceCell::new();
 static NEXT_RUN: OnceCell<pg_sys::ExecutorRun_hook_type> = OnceCell::new();
@@ -62,7 +62,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags
         }
         ONLY_EXPLAINED.set(false);
         // Postgres's own checks come first, and nothing has run yet.
-        if !only_explained && plan::may_be_unfiltered(query) && !session::inert() {
+        if !only_explained && plan::may_be_unfiltered(query) && may_be_bound() {
             report::raise(check_plan((*query).plannedstmt, (*query).params));
         }
     }
@@ -194,124 +194,20 @@ unsafe extern "C-unwind" fn executor_check_perms(
 unsafe fn check_perms(requests: *mut pg_sys::List, raise: bool) {
     // SAFETY: the list is the hook's.
     unsafe {
-        if raise && !ONLY_EXPLAINED.get() && !session::inert() && writes(requests) {
-            report::raise(check_tables(requests));
+        let concerned = raise && !ONLY_EXPLAINED.get() && tables::are_written(requests) && session::listen();
+        if concerned && !tables::are_known_to_pass(requests) {
+            report::raise(tables::check(requests));
         }
     }
 }
 
-/// A plain frame: whether any table is written, so that reads cost a few loads.
-unsafe fn writes(requests: *mut pg_sys::List) -> bool {
-    // SAFETY: the list is the hook's.
-    unsafe { compat::requested_writes(requests).any(|w| commands(&w).0 != 0) }
+/// Whether the plan matters, as far as is known: who may write what was asked a moment ago. A plain frame.
+fn may_be_bound() -> bool {
+    !session::inert() && session::glance(is_bound).unwrap_or(true)
 }
 
-/// The commands that an entry asks for. UPDATE that sets no column is a row lock: SELECT ... FOR UPDATE.
-fn commands(write: &compat::RequestedWrite) -> (u32, [(u32, WriteCommand); 3]) {
-    let insert = write.permissions & pg_sys::ACL_INSERT;
-    let update = if write.updated.is_null() { 0 } else { write.permissions & pg_sys::ACL_UPDATE };
-    let delete = write.permissions & pg_sys::ACL_DELETE;
-    let each = [(insert, WriteCommand::Insert), (update, WriteCommand::Update), (delete, WriteCommand::Delete)];
-    (insert | update | delete, each)
-}
-
-/// The rules that need no row: class, surface, guard.
-#[pg_guard]
-unsafe extern "C-unwind" fn check_tables(requests: *mut pg_sys::List) -> *const Report {
-    let Some(session) = session::current().filter(|s| !s.who.all_off || glass::may_be_broken()) else {
-        return ptr::null();
-    };
-    // SAFETY: the list is the hook's.
-    for write in unsafe { compat::requested_writes(requests) } {
-        let report = check_table(&session, &write);
-        if !report.is_null() {
-            return report;
-        }
-    }
-    ptr::null()
-}
-
-fn check_table(session: &Session, write: &compat::RequestedWrite) -> *const Report {
-    let (any, commands) = commands(write);
-    if any == 0 {
-        return ptr::null();
-    }
-    let Some(relation) = relation::facts(session, write.relation) else { return ptr::null() };
-    let asked = commands.iter().filter(|(asked, _)| *asked != 0).map(|(_, command)| *command);
-    if relation.ours {
-        return own_tables::check(session, &relation, write.relation, asked);
-    }
-    if relation.table.class.guarded() && glass::may_be_broken() {
-        asked.for_each(|command| glass::note_write(session, command.as_str(), &relation.table.name));
-    }
-    let (identity, counts) = (&session.who.identity, session.who.counts);
-    if relation.beside_the_point {
-        return ptr::null();
-    }
-    if surface::free_to_write(identity, &relation.table) {
-        if relation.table.class.guarded() {
-            counts.look(Look::Table, || ());
-        }
-        return ptr::null();
-    }
-    let look = Look::at_table(identity.trust(), matches!(relation.table.class, TableClass::Global));
-    counts.look(look, || check_surface(session, write, &relation, &commands))
-}
-
-/// Whether the session may write the table, by these commands and with these columns.
-fn check_surface(
-    session: &Session,
-    write: &compat::RequestedWrite,
-    relation: &relation::Relation,
-    commands: &[(u32, WriteCommand)],
-) -> *const Report {
-    let identity = &session.who.identity;
-    let names = |columns| column_names(write.relation, columns);
-    let (inserted, updated) = (names(write.inserted), names(write.updated));
-    let writes: Vec<_> = commands
-        .iter()
-        .filter(|(asked, _)| *asked != 0)
-        .map(|(_, command)| {
-            let columns = match command {
-                WriteCommand::Insert => &inserted[..],
-                WriteCommand::Update => &updated[..],
-                WriteCommand::Delete => &[],
-            };
-            TableWrite { command: *command, columns: columns.iter().map(String::as_str).collect() }
-        })
-        .collect();
-    let permissions = session.policy.set.permissions_on(relation.classified.to_u32());
-    let mut refusals = surface::check_table(identity, &relation.table, &permissions, &writes, &session.who.login_role);
-    if cascade::is_running() && relation.table.class.guarded() {
-        cascade::begins(relation);
-        // The query of a foreign key writes nothing as long as it finds no row: the row guard tells.
-        refusals.retain(|refusal| !cascade::put_off(relation, write.relation, refusal));
-    }
-    refusals
-        .into_iter()
-        .map(|refusal| audit::settle(session, refusal))
-        .find(|report| !report.is_null())
-        .unwrap_or(ptr::null())
-}
-
-/// The names of the columns in a set; a whole-row reference names none.
-fn column_names(relation: pg_sys::Oid, columns: *mut pg_sys::Bitmapset) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut member = -1;
-    loop {
-        // SAFETY: the set is null (empty) or valid; the relation is locked by the statement.
-        unsafe {
-            member = pg_sys::bms_next_member(columns, member);
-            if member < 0 {
-                return names;
-            }
-            let attnum = member + pg_sys::FirstLowInvalidHeapAttributeNumber;
-            if attnum > 0 {
-                let name = pg_sys::get_attname(relation, attnum as pg_sys::AttrNumber, true);
-                names.push(session::text(name));
-            }
-        }
-    }
+fn is_bound(who: &Rc<Who>) -> bool {
+    !who.all_off && who.identity.is_bound_by_every_rule()
 }
 
 /// The rules that need the plan.
@@ -321,10 +217,9 @@ unsafe extern "C-unwind" fn check_plan(
     params: pg_sys::ParamListInfo,
 ) -> *const Report {
     // Who asks comes first: it costs less than to walk the plan.
-    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
-    if !session.who.identity.is_bound_by_every_rule() {
+    let Some(session) = session::as_heard().or_else(session::current).filter(|s| is_bound(&s.who)) else {
         return ptr::null();
-    }
+    };
     session.who.counts.look(Look::Plan, || check_unfiltered(&session, statement, params))
 }
 

@@ -15,6 +15,7 @@ mod own_tables;
 mod prepared;
 mod rewrites;
 mod settings;
+mod tables;
 mod uninstall;
 mod utility;
 

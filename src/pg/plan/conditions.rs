@@ -38,13 +38,14 @@ impl Conditions<'_> {
     unsafe fn limits(&self, condition: *mut pg_sys::Node) -> bool {
         // SAFETY: a planned expression.
         unsafe {
+            // It holds for no row by itself: its sides are of different kinds.
+            if compares_with_value(condition) {
+                return !self.is_link(condition);
+            }
             if self.holds(condition) || self.is_link(condition) {
                 return false;
             }
-            if !has_parameters(self.params) || compares_with_value(condition) {
-                return true;
-            }
-            !self.holds(with_parameters(condition, self.params))
+            !has_parameters(self.params) || !self.holds(with_parameters(condition, self.params))
         }
     }
 
@@ -146,7 +147,7 @@ impl Conditions<'_> {
                 return self.holds(expression);
             }
             let comparison = &*expression.cast::<pg_sys::OpExpr>();
-            (is_reflexive(comparison.opno) && self.same_sides(comparison.args))
+            (self.same_sides(comparison.args) && is_reflexive(comparison.opno))
                 || (is_like(comparison) && is_wildcard(second(comparison.args)))
         }
     }
