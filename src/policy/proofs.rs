@@ -52,7 +52,7 @@ impl Proofs {
     }
     /// How many are remembered.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.len()
     }
 }

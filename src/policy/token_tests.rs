@@ -152,7 +152,7 @@ fn a_token_that_was_proved_is_asked_again_what_may_have_changed() {
     let later = NOW + (60 + LEEWAY) * 1_000_000;
     assert_eq!(ask(&keys(), &token, "shop", later), Err(TokenError::Expired(LEEWAY)));
     assert_eq!(ask(&keys(), &token, "elsewhere", NOW), Err(TokenError::Audience(vec!["shop".into()])));
-    let (cut, _) = token.rsplit_once('.').unwrap();
+    let cut = token.rsplit_once('.').map_or("", |(cut, _)| cut);
     let other = format!("{cut}.{}", Base64UrlUnpadded::encode_string(&[7; 64]));
     assert_eq!(ask(&keys(), &other, "shop", NOW), Err(TokenError::Signature));
 }
@@ -165,5 +165,5 @@ fn no_more_tokens_are_remembered_than_a_pool_has_clients() {
         let claims = json!({"aud": "shop", "exp": seconds(60 + n)});
         assert!(proofs.verify(&keys(), &token(&header, &claims, 2), "shop", NOW).is_ok());
     }
-    assert_eq!(proofs.len(), 64);
+    assert_eq!(proofs.count(), 64);
 }
