@@ -82,8 +82,7 @@ fn normalized(text: &str, whole: bool) -> Option<String> {
 }
 
 fn redacted(text: &str, whole: bool) -> Cow<'_, str> {
-    let scans = if redaction::needs_scan(text) { scans(text) } else { Vec::new() };
-    redaction::redacted(text, &scans, whole)
+    redaction::redacted(text, &scans(text), whole)
 }
 
 fn scans(text: &str) -> Vec<Scan> {

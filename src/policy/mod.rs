@@ -27,6 +27,7 @@
 //! | [`events`] | what is recorded of a refusal |
 //! | [`query_text`] | what an event keeps of a statement |
 //! | [`redaction`] | what none keeps of it: tokens |
+//! | [`literal`] | what a string literal says |
 //! | [`flood`] | which events are counted in a row that is there |
 //! | [`setting`] | which settings a backend may not loosen |
 //! | [`waves`] | what state of a wave follows which, and when it must stop |
@@ -45,6 +46,7 @@ pub mod glass;
 pub mod hours;
 pub mod identity;
 pub mod limits;
+pub mod literal;
 pub mod looks;
 pub mod mode;
 pub mod ownership;

@@ -40,6 +40,11 @@ impl Token {
         self.kind(of) == Kind::Literal
     }
 
+    /// Whether it is a string.
+    pub fn is_string(self, of: &str) -> bool {
+        self.is_literal(of) && !self.text(of).starts_with(|first: char| first.is_ascii_digit() || first == '.')
+    }
+
     /// By its first characters, which are the same in every version, as the scanner's numbers needn't be.
     fn kind(self, of: &str) -> Kind {
         let text = self.text(of).as_bytes();

@@ -76,6 +76,9 @@ fn literals(cluster: &mut Cluster) -> Result<()> {
     let mut session = guarded.legacy()?;
     let mut dba = guarded.database.connect()?;
     let show = format!("SELECT holdfast.identify('{token}')");
+    // Not as an argument of identify: in two pieces, and behind an escape.
+    let (head, tail) = token.split_at(token.len() - 50);
+    let escaped = format!("E'\\x65{}'", &token[1..]);
     let events = [
         (format!("{show}; {FOREIGN_WRITE}"), format!("SELECT holdfast.identify([redacted]); {FOREIGN_WRITE}")),
         (
@@ -87,6 +90,12 @@ fn literals(cluster: &mut Cluster) -> Result<()> {
         (
             format!("DO $$ BEGIN PERFORM holdfast.identify('{token}'); {FOREIGN_WRITE}; END $$"),
             format!("DO $$ BEGIN PERFORM holdfast.identify('[redacted]'); {FOREIGN_WRITE}; END $$"),
+        ),
+        (
+            format!("{show}; SELECT length('{head}' || '{tail}'), length({escaped}); {FOREIGN_WRITE}"),
+            format!(
+                "SELECT holdfast.identify([redacted]); SELECT length([redacted] || [redacted]), length([redacted]); {FOREIGN_WRITE}"
+            ),
         ),
     ];
     for (sql, kept) in &events {
