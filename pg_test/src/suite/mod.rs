@@ -91,6 +91,7 @@ mod tokens;
 mod two_backends;
 mod unfiltered;
 mod uninstall;
+mod wave_race;
 mod wave_soak;
 mod wave_standby;
 mod waves;
@@ -171,6 +172,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("token_traces", token_traces::tests()),
         ("tokens", tokens::tests()),
         ("unfiltered", unfiltered::tests()),
+        ("wave_race", wave_race::tests()),
         ("wave_soak", wave_soak::tests()),
         ("wave_standby", wave_standby::tests()),
         ("waves", waves::tests()),
