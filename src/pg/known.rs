@@ -1,8 +1,18 @@
-//! The keys of one statement's rows that passed: most statements know one, a bulk load some thousands.
+//! The keys of rows that passed: most statements know one, a bulk load some thousands.
 //!
 //! A key is 16 bytes that stand for a value exactly ([`super::keys::exact`]). [`Known::has`] runs for every row, in plain frames.
+//!
+//! Where a row names its tenant, what was found out about it has nothing to do with the table: it follows from the tenant, whose
+//! lock is held, from who the session is, and for those whose tenants are counted from the statement. So these keys are kept for all
+//! tables and partitions together, for as long as that [`Basis`] lasts.
+
+use std::cell::RefCell;
 
 use pgrx::pg_sys;
+
+use super::process::process_local;
+use super::{statement, tenants};
+use crate::policy::tenant::TenantType;
 
 /// A key. Not a number of 128 bits: Postgres's memory is aligned to 8 bytes.
 pub type Short = [u64; 2];
@@ -17,11 +27,60 @@ const FEWEST: usize = 64;
 /// cache.
 const MOST: usize = FEWEST << 10;
 
+/// What keys that passed have in common. If anything of it is another, they are nothing to go by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Basis {
+    /// Who the session was, by [`super::session::Who::serial`]; another policy makes it another.
+    pub who: u64,
+    /// The type that the keys stand for.
+    pub of: TenantType,
+    /// The client's statement; 0 = any of the transaction.
+    statement: u64,
+    /// What [`tenants::lost`] said: it goes on when locks are gone that the keys passed under, and when the transaction ends.
+    lost: u64,
+}
+
+impl Basis {
+    /// As it is now. `counted` says whether the statement's tenants are counted. A plain frame.
+    pub fn now(who: u64, of: TenantType, counted: bool) -> Basis {
+        Basis { who, of, statement: if counted { statement::number() } else { 0 }, lost: tenants::lost() }
+    }
+}
+
+process_local! {
+    /// The keys of tenants, whatever the table, that passed last.
+    static TENANTS: RefCell<Option<(Basis, Known)>> = const { RefCell::new(None) };
+}
+
+/// Whether a tenant's key is known to pass. A plain frame.
+pub fn has_tenant(basis: Basis, key: Short) -> bool {
+    TENANTS.try_borrow_mut().is_ok_and(|mut tenants| match tenants.as_mut() {
+        Some((of, known)) => *of == basis && known.has(key),
+        None => false,
+    })
+}
+
+/// A tenant's key passes.
+pub fn add_tenant(basis: Basis, key: Short) {
+    // It isn't borrowed while memory is allocated: that may fail.
+    let mut known = match TENANTS.take() {
+        Some((of, known)) if of == basis => known,
+        Some((_, mut old)) => {
+            old.clear();
+            old
+        }
+        None => Known::NONE,
+    };
+    // SAFETY: that context lasts as long as the process.
+    unsafe { known.add(key, pg_sys::TopMemoryContext) };
+    TENANTS.replace(Some((basis, known)));
+}
+
 /// A set of keys in the statement's memory. Without a destructor: it goes with that.
 #[derive(Clone, Copy)]
 pub struct Known {
     /// The key of the last row.
-    last: Short,
+    pub last: Short,
     /// A hash table with linear probing, never more than half full; null as long as one key is all there is.
     slots: *mut Short,
     /// Of them, a power of two.

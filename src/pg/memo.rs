@@ -9,10 +9,12 @@ use std::ffi::c_int;
 use pgrx::pg_sys;
 
 use super::keys::{self, KeyColumn};
-use super::known::Known;
+use super::known::{self, Basis, Known, Short};
 use super::parents::LinkColumn;
 use super::relation::Locate;
+use super::session::Who;
 use super::{columns, compat, tenants};
+use crate::policy::backend::Trust;
 use crate::policy::columns::KeyColumns;
 use crate::policy::tenant::TenantType;
 
@@ -82,7 +84,11 @@ pub struct Memory {
     memo: Memo,
     /// What [`tenants::lost`] said when the first of them passed: it goes on when locks are gone that they passed under.
     lost: u64,
-    /// Short keys of a single column.
+    /// Who the session is, where the column names the tenant, so that the keys are known to other tables as well.
+    who: Option<u64>,
+    /// Whether the statement's tenants are counted.
+    counted: bool,
+    /// Short keys of a single column; the last one alone, where others are known together with those of other tables.
     known: Known,
     /// Of the raw key of the last row, where it is of another kind; 0 = none.
     length: usize,
@@ -91,12 +97,31 @@ pub struct Memory {
 
 impl Memory {
     /// Of a table whose tenants nobody asks for.
-    pub const NONE: Memory =
-        Memory { memo: Memo::Nothing, lost: 0, known: Known::NONE, length: 0, last: [0; REMEMBERED] };
+    pub const NONE: Memory = Memory {
+        memo: Memo::Nothing,
+        lost: 0,
+        who: None,
+        counted: false,
+        known: Known::NONE,
+        length: 0,
+        last: [0; REMEMBERED],
+    };
 
-    /// Of a table whose rows have their tenants there.
-    pub fn of(locate: &Locate) -> Memory {
-        Memory { memo: Memo::of(locate), lost: tenants::lost(), ..Memory::NONE }
+    /// Of a table whose rows have their tenants there, for a session that is this one.
+    pub fn of(locate: &Locate, who: &Who) -> Memory {
+        let names_tenant = matches!(locate, Locate::Columns(_));
+        Memory {
+            memo: Memo::of(locate),
+            lost: tenants::lost(),
+            who: names_tenant.then_some(who.serial),
+            counted: who.identity.trust() == Some(Trust::Unproven),
+            ..Memory::NONE
+        }
+    }
+
+    /// What keys of this type, and of tenants, have passed under.
+    fn basis(&self, of: TenantType) -> Option<Basis> {
+        Some(Basis::now(self.who?, of, self.counted))
     }
 
     /// Whether the row's tenant is one that is known to pass. A plain frame.
@@ -117,10 +142,19 @@ impl Memory {
             };
             let Some(value) = column(slot, attnum) else { return false };
             match keys::exact(of, value) {
-                Some(key) => self.known.has(key),
+                Some(key) => self.known.has(key) || self.is_known_elsewhere(of, key),
                 None => keys::is(&self.last[..self.length], of, value),
             }
         }
+    }
+
+    /// Whether another table's row, or partition's, or an earlier statement's has passed with this key. A plain frame.
+    fn is_known_elsewhere(&mut self, of: TenantType, key: Short) -> bool {
+        let known = self.basis(of).is_some_and(|basis| known::has_tenant(basis, key));
+        if known {
+            self.known.last = key;
+        }
+        known
     }
 
     unsafe fn passes_by(&self, columns: &[KeyColumn], slot: *mut pg_sys::TupleTableSlot) -> bool {
@@ -170,8 +204,15 @@ impl Memory {
                 let Ok(attnum) = pg_sys::AttrNumber::try_from(*attnum) else { return };
                 // SAFETY: the value is one of this column.
                 if let Some(key) = value(attnum).and_then(|value| unsafe { keys::exact(*of, value) }) {
-                    // SAFETY: the caller's.
-                    return unsafe { self.known.add(key, memory) };
+                    match self.basis(*of) {
+                        Some(basis) => {
+                            known::add_tenant(basis, key);
+                            self.known.last = key;
+                        }
+                        // SAFETY: the caller's.
+                        None => unsafe { self.known.add(key, memory) },
+                    }
+                    return;
                 }
                 keys::of_row(&[KeyColumn { attnum, of: *of }], value)
             }

@@ -46,6 +46,8 @@ pub struct Policy {
 
 /// The session's identity and what follows from it.
 pub struct Who {
+    /// Counts what the session has been, and under which policies.
+    pub serial: u64,
     /// Its backend.
     pub identity: Identity,
     /// Its login role.
@@ -103,6 +105,8 @@ struct State {
     policy: RefCell<Option<Rc<Policy>>>,
     login: RefCell<Option<Rc<Login>>>,
     who: RefCell<Option<Decided>>,
+    /// Counts them.
+    decisions: Cell<u64>,
     worker: Cell<bool>,
     operating: Cell<bool>,
 }
@@ -115,6 +119,7 @@ process_local! {
             policy: RefCell::new(None),
             login: RefCell::new(None),
             who: RefCell::new(None),
+            decisions: Cell::new(0),
             worker: Cell::new(false),
             operating: Cell::new(false),
         }
@@ -351,7 +356,9 @@ fn who(catalog: &Catalog, policy: &Rc<Policy>) -> Rc<Who> {
     let identity = if basis.lent { identity.lent() } else { identity };
     let all_off = !policy.set.is_complete() || policy.set.modes.all_off(identity.name());
     let counts = stats::counts_of(catalog.extension, identity.name());
-    let who = Rc::new(Who { identity, login_role: login.role.clone(), all_off, counts });
+    let serial = STATE.decisions.get() + 1;
+    STATE.decisions.set(serial);
+    let who = Rc::new(Who { serial, identity, login_role: login.role.clone(), all_off, counts });
     STATE.with(|s| *s.who.borrow_mut() = Some(Decided { policy: policy.clone(), basis, who: who.clone() }));
     who
 }

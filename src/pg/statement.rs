@@ -14,6 +14,7 @@ use rustc_hash::FxBuildHasher;
 use super::compat;
 use super::process::process_local;
 use super::session::Session;
+use super::tenants;
 use crate::policy::backend::Trust;
 use crate::policy::limits::Rows;
 use crate::policy::tenant::TenantKey;
@@ -76,15 +77,17 @@ impl Tenants {
         self.count += 1;
     }
 
-    fn truncate(&mut self, length: usize) {
+    /// Takes those out that came last; whether there were any.
+    fn truncate(&mut self, length: usize) -> bool {
         if length >= self.count {
-            return;
+            return false;
         }
         let first = length.max(FEW);
         for beyond in self.order.drain(first.min(self.count)..) {
             self.more.remove(&beyond);
         }
         self.count = length;
+        true
     }
 }
 
@@ -164,6 +167,11 @@ pub fn count_row(cascaded: bool) -> Rows {
     rows
 }
 
+/// Tells the client's statements apart. A plain frame.
+pub fn number() -> u64 {
+    STATEMENT.get()
+}
+
 /// The counts, as they are.
 pub fn rows() -> Rows {
     ROWS.get()
@@ -189,18 +197,6 @@ fn count_tenant(tenant: &TenantKey) -> Option<u64> {
         tenants.push(tenant);
         Some(tenants.count as u64)
     })
-}
-
-/// A tenant that was refused isn't written.
-pub fn uncount_tenant(tenant: &TenantKey) {
-    TENANTS.with(|t| {
-        let mut tenants = t.borrow_mut();
-        if let Some(before) = tenants.count.checked_sub(1)
-            && tenants.order.get(before) == Some(tenant)
-        {
-            tenants.truncate(before);
-        }
-    });
 }
 
 /// As [`count_tenant`], for sessions whose tenants are limited; none for others.
@@ -271,13 +267,21 @@ fn go_back(to: Option<Savepoint>) {
             let same = before.statement == COUNTED.get();
             let (statement, cascaded) = if same { (before.rows.statement, before.rows.cascaded) } else { (0, 0) };
             ROWS.set(Rows { statement, cascaded, transaction: before.rows.transaction });
-            TENANTS.with(|t| t.borrow_mut().truncate(if same { before.tenants } else { 0 }));
+            uncount_tenants(if same { before.tenants } else { 0 });
         }
         // It began before anything was counted.
         None => {
             ROWS.set(Rows::default());
-            TENANTS.with(|t| t.borrow_mut().truncate(0));
+            uncount_tenants(0);
         }
+    }
+}
+
+/// Tenants that a savepoint takes back count again when the statement comes to them again, though their locks may be held from
+/// before it.
+fn uncount_tenants(length: usize) {
+    if TENANTS.with(|t| t.borrow_mut().truncate(length)) {
+        tenants::lose();
     }
 }
 

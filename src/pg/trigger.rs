@@ -178,7 +178,7 @@ impl RowGuard {
         }
         guard.checks = matches!(relation.table.class, TableClass::Tenant(_));
         guard.looks = Some(session.who.counts.figure(Look::at_row(session.who.identity.trust())));
-        guard.memory = Memory::of(&relation.locate);
+        guard.memory = Memory::of(&relation.locate, &session.who);
         guard.is_parent = relation.is_parent;
         if session.who.identity.trust() == Some(Trust::Unproven) {
             guard.count = RowCount::of(session.limits(), session.who.counts);
