@@ -69,9 +69,12 @@ enum Task {
         #[arg(long, num_args = 0..=1, default_missing_value = "60", value_name = "SECONDS",
             conflicts_with_all = ["filter", "list", "core_regression", "fuzz"])]
         flood: Option<u64>,
+        /// Measure memory instead: of a session that writes a million tenants, after ten thousand sessions, after a million refusals
+        #[arg(long, conflicts_with_all = ["filter", "list", "core_regression", "fuzz", "flood"])]
+        memory: bool,
         /// Put clients of both backends behind PgBouncer instead, for so many seconds in each set-up, and print the figures
         #[arg(long, num_args = 0..=1, default_missing_value = "60", value_name = "SECONDS",
-            conflicts_with_all = ["filter", "list", "core_regression", "fuzz", "flood"])]
+            conflicts_with_all = ["filter", "list", "core_regression", "fuzz", "flood", "memory"])]
         poolers: Option<u64>,
         /// The fuzzer's first seed
         #[arg(long, requires = "fuzz")]
@@ -148,6 +151,10 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Verify { pg, flood: Some(seconds), cassert, .. } => {
             suite::flood::benchmark(&prepare(only(pg)?, cassert, &ui)?, seconds, &ui)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Verify { pg, memory: true, cassert, .. } => {
+            suite::memory::benchmark(&prepare(only(pg)?, cassert, &ui)?, &ui)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Verify { pg, poolers: Some(seconds), cassert, .. } => {

@@ -24,8 +24,11 @@ use crate::policy::ownership::{self, Owned};
 use crate::policy::rules::Attempt;
 use crate::policy::surface::WriteCommand;
 
-/// How many parents a transaction remembers: about 40 MB. Children of more are not looked at again.
+/// How many parents a transaction remembers: about 40 MB with keys of a few bytes. Children of more are not looked at again.
 const REMEMBERED: usize = 262_144;
+
+/// How many bytes their keys and tenants may have together.
+const REMEMBERED_BYTES: usize = 32 << 20;
 
 /// What is known of the parent of rows that were written.
 struct Child {
@@ -34,6 +37,8 @@ struct Child {
     command: WriteCommand,
     /// The parent's tenant, whose lock is held; none if there was no parent.
     tenant: Option<Rc<[u8]>>,
+    /// How many bytes the key and the tenant had when it became known.
+    bytes: usize,
 }
 
 struct Children {
@@ -41,6 +46,8 @@ struct Children {
     known: HashMap<Rc<[u8]>, Child>,
     /// The same in the order in which they became known, each with the nesting level of its subtransaction.
     journal: Vec<(Rc<[u8]>, i32)>,
+    /// The sum of those of `known`.
+    bytes: usize,
     /// The count of changes before the first parent was looked at; none if one was being committed then.
     since: Option<u64>,
 }
@@ -58,7 +65,7 @@ pub fn begin() {
     }
     let since = parent_changes::now();
     CHILDREN.with(|c| {
-        *c.borrow_mut() = Some(Children { known: HashMap::new(), journal: Vec::new(), since });
+        *c.borrow_mut() = Some(Children { known: HashMap::new(), journal: Vec::new(), bytes: 0, since });
     });
 }
 
@@ -74,13 +81,16 @@ pub fn remember(key: &[u8], table: pg_sys::Oid, command: WriteCommand, tenant: O
     CHILDREN.with(|c| {
         let mut children = c.borrow_mut();
         let Some(children) = children.as_mut() else { return };
-        if children.known.len() >= REMEMBERED {
+        let bytes = key.len() + tenant.map_or(0, <[u8]>::len);
+        if children.known.len() >= REMEMBERED || children.bytes + bytes > REMEMBERED_BYTES {
             return;
         }
         let key: Rc<[u8]> = key.into();
-        let child = Child { table, command, tenant: tenant.map(Rc::from) };
-        if children.known.insert(key.clone(), child).is_none() {
-            children.journal.push((key, level));
+        let before = children.known.insert(key.clone(), Child { table, command, tenant: tenant.map(Rc::from), bytes });
+        children.bytes += bytes;
+        match before {
+            Some(before) => children.bytes -= before.bytes,
+            None => children.journal.push((key, level)),
         }
     });
 }
@@ -186,7 +196,9 @@ unsafe extern "C-unwind" fn subtransaction_ended(
         match event {
             SUBXACT_EVENT_ABORT_SUB => {
                 while let Some((key, _)) = children.journal.pop_if(|(_, level)| *level >= ended) {
-                    children.known.remove(&key);
+                    if let Some(child) = children.known.remove(&key) {
+                        children.bytes -= child.bytes;
+                    }
                 }
             }
             SUBXACT_EVENT_COMMIT_SUB => {

@@ -6,7 +6,9 @@
 //! lock is held, from who the session is, and for those whose tenants are counted from the statement. So these keys are kept for all
 //! tables and partitions together, for as long as that [`Basis`] lasts.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::{mem, ptr};
 
 use pgrx::pg_sys;
 
@@ -26,6 +28,10 @@ const FEWEST: usize = 64;
 /// It grows to four times as many, and no further than this, 1 MB: then it begins anew, and rows are looked up in the session's own
 /// cache.
 const MOST: usize = FEWEST << 10;
+
+/// How many slots all tables of a process have together, 16 MB, beyond what each may have in any case: a statement writes to as
+/// many tables as there are partitions.
+const ALL: usize = 16 * MOST;
 
 /// What keys that passed have in common. If anything of it is another, they are nothing to go by.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,6 +56,8 @@ impl Basis {
 process_local! {
     /// The keys of tenants, whatever the table, that passed last.
     static TENANTS: RefCell<Option<(Basis, Known)>> = const { RefCell::new(None) };
+    /// Of [`ALL`], the slots that are taken.
+    static TAKEN: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Whether a tenant's key is known to pass. A plain frame.
@@ -76,6 +84,20 @@ pub fn add_tenant(basis: Basis, key: Short) {
     TENANTS.replace(Some((basis, known)));
 }
 
+/// Gives slots back when the memory goes that they are in.
+#[repr(C)]
+struct Lease {
+    callback: pg_sys::MemoryContextCallback,
+    slots: usize,
+}
+
+/// Runs while an error is dealt with, or a statement ends: it only touches this process's memory.
+unsafe extern "C-unwind" fn give_back(lease: *mut c_void) {
+    // SAFETY: lease() registered it with a lease of the same memory, which is still there.
+    let slots = unsafe { (*lease.cast::<Lease>()).slots };
+    TAKEN.set(TAKEN.get() - slots);
+}
+
 /// A set of keys in the statement's memory. Without a destructor: it goes with that.
 #[derive(Clone, Copy)]
 pub struct Known {
@@ -86,11 +108,14 @@ pub struct Known {
     /// Of them, a power of two.
     capacity: usize,
     count: usize,
+    /// For what it takes of [`ALL`]; null as long as that is nothing.
+    lease: *mut Lease,
 }
 
 impl Known {
     /// Of none.
-    pub const NONE: Known = Known { last: NO_KEY, slots: std::ptr::null_mut(), capacity: 0, count: 0 };
+    pub const NONE: Known =
+        Known { last: NO_KEY, slots: ptr::null_mut(), capacity: 0, count: 0, lease: ptr::null_mut() };
 
     /// Whether the key is among them. A plain frame.
     pub fn has(&mut self, key: Short) -> bool {
@@ -113,7 +138,7 @@ impl Known {
     /// # Safety
     /// `memory` lasts as long as this is used.
     pub unsafe fn add(&mut self, key: Short, memory: pg_sys::MemoryContext) {
-        let first = std::mem::replace(&mut self.last, key);
+        let first = mem::replace(&mut self.last, key);
         if first == NO_KEY || first == key {
             return;
         }
@@ -125,7 +150,7 @@ impl Known {
             // SAFETY: the caller's; the old slots came from there.
             unsafe {
                 let (slots, capacity) = (self.slots, self.capacity);
-                if capacity < MOST {
+                if capacity < MOST && self.lease(capacity * 4, memory) {
                     self.resize(capacity * 4, memory);
                     (0..capacity).map(|n| *slots.add(n)).filter(|old| *old != NO_KEY).for_each(|old| self.put(old));
                 } else {
@@ -143,14 +168,39 @@ impl Known {
             // SAFETY: resize() allocated it.
             unsafe { pg_sys::pfree(self.slots.cast()) };
         }
-        *self = Known::NONE;
+        if !self.lease.is_null() {
+            // SAFETY: lease() made it, and it is there as long as the slots' memory.
+            let slots = unsafe { mem::take(&mut (*self.lease).slots) };
+            TAKEN.set(TAKEN.get() - slots);
+        }
+        *self = Known { lease: self.lease, ..Known::NONE };
+    }
+
+    /// Whether it may have so many slots, more than it has.
+    unsafe fn lease(&mut self, capacity: usize, memory: pg_sys::MemoryContext) -> bool {
+        // SAFETY: the caller gives the context of the slots; the lease is in it, so that it is there when the callback runs.
+        unsafe {
+            if self.lease.is_null() {
+                self.lease = pg_sys::MemoryContextAllocZero(memory, size_of::<Lease>()).cast();
+                (*self.lease).callback.func = Some(give_back);
+                (*self.lease).callback.arg = self.lease.cast();
+                pg_sys::MemoryContextRegisterResetCallback(memory, &raw mut (*self.lease).callback);
+            }
+            let more = capacity - (*self.lease).slots;
+            if TAKEN.get() + more > ALL {
+                return false;
+            }
+            TAKEN.set(TAKEN.get() + more);
+            (*self.lease).slots = capacity;
+            true
+        }
     }
 
     unsafe fn resize(&mut self, capacity: usize, memory: pg_sys::MemoryContext) {
         // SAFETY: the caller gives a context; NO_KEY is all bits set.
         unsafe {
             self.slots = pg_sys::MemoryContextAlloc(memory, capacity * size_of::<Short>()).cast();
-            std::ptr::write_bytes(self.slots.cast::<u8>(), u8::MAX, capacity * size_of::<Short>());
+            ptr::write_bytes(self.slots.cast::<u8>(), u8::MAX, capacity * size_of::<Short>());
         }
         (self.capacity, self.count) = (capacity, 0);
     }

@@ -7,6 +7,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
 
 use pgrx::pg_sys;
 use rustc_hash::FxBuildHasher;
@@ -49,32 +51,43 @@ struct Savepoint {
 /// How many tenants are looked through one by one; most statements write one.
 const FEW: usize = 8;
 
+/// How much room for tenants beyond these is kept when a statement that wrote many has ended.
+const KEPT_ROOM: usize = 1_024;
+
 /// The tenants that the statement has written, in the order in which it came to them.
 struct Tenants {
-    /// The first `count` of them; behind these, up to [`FEW`], an earlier statement's, since the next one often writes the same.
-    order: Vec<TenantKey>,
+    /// The first [`FEW`], of which `count` are this statement's. Those behind are an earlier one's, since the next one often writes
+    /// the same.
+    first: Vec<TenantKey>,
     count: usize,
-    /// Those beyond the first few.
-    more: HashSet<TenantKey, FxBuildHasher>,
+    /// Those beyond: each by a hash of its key, whose length nobody limits.
+    order: Vec<u64>,
+    more: HashSet<u64, FxBuildHasher>,
 }
 
 impl Tenants {
-    const NONE: Tenants = Tenants { order: Vec::new(), count: 0, more: HashSet::with_hasher(FxBuildHasher) };
+    const NONE: Tenants =
+        Tenants { first: Vec::new(), count: 0, order: Vec::new(), more: HashSet::with_hasher(FxBuildHasher) };
 
-    fn contains(&self, tenant: &TenantKey) -> bool {
-        self.order[..self.count.min(FEW)].contains(tenant) || self.more.contains(tenant)
-    }
-
-    /// Adds one that isn't among them.
-    fn push(&mut self, tenant: &TenantKey) {
-        if self.order.get(self.count) != Some(tenant) {
-            self.order.truncate(self.count);
-            self.order.push(tenant.clone());
+    /// Adds one; whether it is new.
+    fn add(&mut self, tenant: &TenantKey) -> bool {
+        if self.first[..self.count.min(FEW)].contains(tenant) {
+            return false;
         }
-        if self.count >= FEW {
-            self.more.insert(tenant.clone());
+        if self.count < FEW {
+            if self.first.get(self.count) != Some(tenant) {
+                self.first.truncate(self.count);
+                self.first.push(tenant.clone());
+            }
+        } else {
+            let tenant = hash(tenant);
+            if !self.more.insert(tenant) {
+                return false;
+            }
+            self.order.push(tenant);
         }
         self.count += 1;
+        true
     }
 
     /// Takes those out that came last; whether there were any.
@@ -82,13 +95,21 @@ impl Tenants {
         if length >= self.count {
             return false;
         }
-        let first = length.max(FEW);
-        for beyond in self.order.drain(first.min(self.count)..) {
+        self.count = length;
+        if length <= FEW && self.order.capacity() > KEPT_ROOM {
+            (self.order, self.more) = Default::default();
+        }
+        for beyond in self.order.drain(length.saturating_sub(FEW).min(self.order.len())..) {
             self.more.remove(&beyond);
         }
-        self.count = length;
         true
     }
+}
+
+/// With a secret, or somebody could choose tenants that count as one.
+fn hash(tenant: &TenantKey) -> u64 {
+    static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    SECRET.hash_one(tenant)
 }
 
 process_local! {
@@ -182,8 +203,8 @@ pub fn moving(now: bool) -> bool {
     MOVING.replace(now)
 }
 
-/// Counts a tenant of the statement. Returns how many there are, if this one is new.
-fn count_tenant(tenant: &TenantKey) -> Option<u64> {
+/// Counts a tenant of the statement, up to the first beyond `limit`. Returns how many there are, if this one is new.
+fn count_tenant(tenant: &TenantKey, limit: u64) -> Option<u64> {
     let statement = STATEMENT.get();
     if COUNTED.replace(statement) != statement {
         ROWS.set(Rows { statement: 0, cascaded: 0, ..ROWS.get() });
@@ -191,18 +212,19 @@ fn count_tenant(tenant: &TenantKey) -> Option<u64> {
     }
     TENANTS.with(|t| {
         let mut tenants = t.borrow_mut();
-        if tenants.contains(tenant) {
+        // Beyond the limit nobody asks how many there are.
+        if tenants.count as u64 > limit || !tenants.add(tenant) {
             return None;
         }
-        tenants.push(tenant);
         Some(tenants.count as u64)
     })
 }
 
 /// As [`count_tenant`], for sessions whose tenants are limited; none for others.
 pub fn count_tenant_of(session: &Session, tenant: &TenantKey) -> Option<u64> {
-    let limited = session.who.identity.trust() == Some(Trust::Unproven);
-    limited.then(|| count_tenant(tenant)).flatten()
+    let unproven = session.who.identity.trust() == Some(Trust::Unproven);
+    let limit = session.limits().tenants_per_statement.filter(|_| unproven)?;
+    count_tenant(tenant, limit)
 }
 
 /// Follows transactions and savepoints from now on. Called before the first count.
@@ -224,6 +246,9 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _:
         // A procedure that commits goes on with its statement.
         ROWS.set(Rows { transaction: 0, ..ROWS.get() });
         SAVEPOINTS.with(|s| s.borrow_mut().clear());
+        if frame().depth == 0 {
+            TENANTS.with(|t| t.borrow_mut().truncate(0));
+        }
     }
 }
 

@@ -30,6 +30,9 @@ const KEPT_ROOM: usize = 2 * ESCALATE_AFTER;
 /// How many owners a session remembers across transactions. Past that it forgets them all and reads again.
 const REMEMBERED_OWNERS: usize = 16_384;
 
+/// How long a key may be, in bytes, to be remembered with its owner.
+const REMEMBERED_KEY: usize = 256;
+
 /// A tenant and the answer to "who may write it?", valid while its lock is held.
 pub struct Tenant {
     /// Its key.
@@ -159,7 +162,7 @@ fn read(session: &Session, raw: &[u8], key: TenantKey) -> Rc<Tenant> {
         None => Tenant { key, owner: None, freeze: None },
     });
     // An invalidation that came in while we read may be about this very row.
-    if generation == invalidation::ownership_generation() {
+    if generation == invalidation::ownership_generation() && raw.len() <= REMEMBERED_KEY {
         OWNERS.with(|o| {
             let mut owners = o.borrow_mut();
             let owners = owners.get_or_insert_default();

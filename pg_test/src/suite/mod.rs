@@ -50,6 +50,7 @@ mod ledger;
 mod legacy;
 mod limits;
 mod logical;
+pub mod memory;
 mod metrics;
 mod minting;
 mod modes;
@@ -139,6 +140,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("legacy", legacy::tests()),
         ("logical", logical::tests()),
         ("limits", limits::tests()),
+        ("memory", memory::tests()),
         ("metrics", metrics::tests()),
         ("minting", minting::tests()),
         ("modes", modes::tests()),

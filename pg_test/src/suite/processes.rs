@@ -3,6 +3,7 @@
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use procfs::process::Process;
 
 use crate::cluster::Cluster;
 
@@ -35,4 +36,10 @@ pub fn titled_below(postmaster: i32, title: &str) -> Result<Vec<i32>> {
 /// Sends a signal; an error if there is no such process any more.
 pub fn send(pid: i32, signal: Signal) -> Result<()> {
     Ok(kill(Pid::from_raw(pid), signal)?)
+}
+
+/// Bytes of a process that no other has; 0 if it has ended.
+pub fn own_memory(pid: i32) -> u64 {
+    let status = Process::new(pid).and_then(|process| process.status());
+    status.ok().and_then(|status| status.rssanon).unwrap_or_default() * 1024
 }

@@ -6,11 +6,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use procfs::process::Process;
 
 use crate::cluster::Cluster;
 use crate::database::Database;
-use crate::suite::processes::titled_below;
+use crate::suite::processes::{own_memory, titled_below};
 use crate::suite::spool;
 
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -54,12 +53,6 @@ impl Gauge {
         self.stop.store(true, Ordering::Relaxed);
         self.watch.join().map_err(|_| anyhow!("the gauge panicked"))?
     }
-}
-
-/// Bytes of a process that no other has; none if it has ended.
-fn own_memory(pid: i32) -> u64 {
-    let status = Process::new(pid).and_then(|process| process.status());
-    status.ok().and_then(|status| status.rssanon).unwrap_or_default() * 1024
 }
 
 /// Bytes of all tables of the extension, indexes included.
