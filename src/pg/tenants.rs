@@ -295,14 +295,12 @@ unsafe extern "C-unwind" fn subtransaction_ended(
         let Some(held) = held.as_mut() else { return };
         match event {
             SUBXACT_EVENT_ABORT_SUB => {
-                let (before, all) = (held.journal.len(), held.all);
                 while let Some((raw, _)) = held.journal.pop_if(|(_, level)| *level >= ended) {
                     held.tenants.remove(&raw);
                 }
                 held.all = held.all.filter(|level| *level < ended);
-                if (before, all) != (held.journal.len(), held.all) {
-                    lose();
-                }
+                // Also where no lock is gone: the transaction itself may have handed over a tenant under the lock on all.
+                lose();
             }
             SUBXACT_EVENT_COMMIT_SUB => {
                 for (_, level) in held.journal.iter_mut().rev().take_while(|(_, level)| *level >= ended) {

@@ -18,6 +18,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("escalated_writer_is_checked_tenant_by_tenant", checked_one_by_one),
         Test::shared("escalation_in_a_rolled_back_savepoint_is_undone", undone_with_its_savepoint),
         Test::shared("escalation_in_a_released_savepoint_is_kept", kept_by_a_released_savepoint),
+        Test::shared("a_handover_in_a_rolled_back_savepoint_is_forgotten", handover_undone),
         Test::shared("failed_wait_for_all_tenants_leaves_nothing_locked", failed_wait),
         Test::shared("escalating_writer_waits_for_the_cutover_and_goes_on", waits_for_a_cutover),
         Test::shared("timeout_doesnt_blame_another_cutover", other_cutovers_are_not_blamed),
@@ -39,6 +40,24 @@ fn escalated(stage: &TwoBackends) -> Result<Session> {
     session.exec(&format!("BEGIN; {}", write_many(1..=60)))?;
     ensure!(stage.tenant_locks()? < 60, "60 tenants are locked one by one");
     Ok(session)
+}
+
+/// No lock goes with the savepoint, but what was known of the tenant has to.
+fn handover_undone(cluster: &Cluster) -> Result<()> {
+    let stage = TwoBackends::begin(cluster, "escalation")?;
+    let mut operator = stage.operator()?;
+    let role: String = operator.one("SELECT session_user::text")?;
+    operator.exec(&format!("SELECT holdfast.add_identity('legacy', role => '{role}')"))?;
+    for many in ["", &write_many(20..=80)] {
+        operator.exec(&cutover(7, "rebuilt"))?;
+        operator.exec(&format!("BEGIN; {many}; SAVEPOINT undone; {}; {}", cutover(7, "legacy"), write(7)))?;
+        operator.exec("ROLLBACK TO undone")?;
+        is(&operator.refused(&write(7))?, NOT_OWNER)?;
+        operator.exec("ROLLBACK")?;
+        stage.ensure_sound(7, "rebuilt")?;
+        operator.exec(&cutover(7, "legacy"))?;
+    }
+    Ok(())
 }
 
 fn hundred_thousand(cluster: &mut Cluster) -> Result<()> {
