@@ -432,14 +432,22 @@ fn few(tenants: &[String]) -> String {
     }
 }
 
+/// What is wrong with a tenant.
+struct Problem {
+    told: String,
+    /// Whether it couldn't be had in time, and may be had later.
+    busy: bool,
+}
+
 /// Does something to one tenant in a subtransaction, of which no more than `pause` milliseconds may be spent on holding its writers.
 ///
 /// # Errors
 /// What is wrong with this tenant. What is wrong with the session or the server is an error as ever.
-fn attempt(pause: f64, work: impl FnOnce()) -> Result<(), String> {
+fn attempt(pause: f64, work: impl FnOnce()) -> Result<(), Problem> {
     // What only a new transaction can put right, resources, the operator's intervention, the system, corruption.
     const NOT_ITS_OWN: [&str; 6] = ["40", "53", "57", "58", "F0", "XX"];
     const CANCELED: &str = "57014";
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
     let until = trigger::now() + (pause * 1_000.0) as i64;
     in_subtransaction(AssertUnwindSafe(|| {
         let work = AssertUnwindSafe(work);
@@ -456,11 +464,12 @@ fn attempt(pause: f64, work: impl FnOnce()) -> Result<(), String> {
                 if !too_late && NOT_ITS_OWN.iter().any(|class| sqlstate.starts_with(class)) {
                     caught.rethrow()
                 }
-                Err(match (too_late, report.detail()) {
+                let told = match (too_late, report.detail()) {
                     (true, _) => format!("it took longer than the {pause} ms of max_pause"),
                     (false, Some(detail)) => format!("{}: {detail}", report.message()),
                     (false, None) => report.message().to_owned(),
-                })
+                };
+                Err(Problem { told, busy: too_late || sqlstate == LOCK_NOT_AVAILABLE })
             }
             CaughtError::RustPanic { .. } => caught.rethrow(),
         })

@@ -29,6 +29,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("statements_without_a_tenant_halt_the_wave_alone", without_a_tenant),
         Test::shared("what_the_old_owner_is_refused_does_not_count", old_owner_does_not_count),
         Test::shared("a_tenant_that_was_taken_back_is_left_alone", taken_back),
+        Test::shared("a_tenant_without_a_way_back_is_frozen", no_way_back),
         Test::shared("canaries_soak_before_the_rest_moves", canaries_first),
         Test::shared("a_halted_wave_is_resumed_and_soaks_anew", resumed),
         Test::shared("an_offender_that_is_busy_holds_up_no_refusal", busy_offender),
@@ -182,6 +183,25 @@ fn taken_back(cluster: &Cluster) -> Result<()> {
     reaches(&mut dba, "w", "passed")?;
     ensure!(tenants(&mut dba, "w", "returned")? == 1 && tenants(&mut dba, "w", "moved")? == 4);
     scene.ensure_sound(2, "legacy")
+}
+
+fn no_way_back(cluster: &Cluster) -> Result<()> {
+    let scene = TwoBackends::begin(cluster, "soak")?;
+    let mut dba = scene.operator()?;
+    dba.exec(&plan("w", 1, 5, ", soak => '1 hour', on_violation => 'rollback'"))?;
+    dba.exec(&run("w"))?;
+    // All that legacy had has moved, it seems.
+    dba.exec("SELECT holdfast.set_default_owner('rebuilt'), holdfast.set_default_backend('rebuilt')")?;
+    dba.exec("SELECT holdfast.retire('legacy', unseen_for => '0 s')")?;
+    scene.rebuilt()?.refused(&rubbish(3))?;
+    reaches(&mut dba, "w", "halted")?;
+    ensure!(tenants(&mut dba, "w", "frozen")? == 1 && tenants(&mut dba, "w", "moved")? == 4);
+    let reason: String = dba.one("SELECT freeze_reason FROM holdfast.tenants WHERE state = 'frozen'")?;
+    let expected =
+        "wave \"w\" was halted: 1 refusal, 0 allowed; it could not be handed back: backend \"legacy\" is retired";
+    ensure!(reason.starts_with(expected), "{reason}");
+    is(&scene.rebuilt()?.refused(&write(3))?, FROZEN)?;
+    scene.rebuilt()?.exec(&write(4))
 }
 
 fn canaries_first(cluster: &Cluster) -> Result<()> {

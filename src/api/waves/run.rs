@@ -207,7 +207,7 @@ impl Run {
         let moved = if there.as_ref() == Some(&wave.to_backend) {
             Err(format!("backend \"{}\" already owns tenant \"{tenant}\"", wave.to_backend))
         } else {
-            attempt(wave.max_pause, hand_over)
+            attempt(wave.max_pause, hand_over).map_err(|problem| problem.told)
         };
         match moved {
             Ok(()) => self.moved += 1,

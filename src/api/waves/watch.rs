@@ -150,13 +150,14 @@ fn deal_with_one(row: &Row) -> i64 {
     let back = row.on_violation.parse() == Ok(OnViolation::Rollback);
     let owner = "SELECT holdfast.owner_of($1) = $2";
     let has_left = fetch::<bool>(owner, &[tenant.as_str().into(), row.to_backend.as_str().into()]) != Some(true);
-    let dealt_with = if has_left { Ok(()) } else { attempt(PAUSE, || stop(row, &tenant, back)) };
+    let dealt_with = if has_left { Ok(back) } else { stop(row, &tenant, back) };
+    let returned = has_left || matches!(dealt_with, Ok(true));
     let tried = dealt_with.err();
     execute(
         "UPDATE holdfast.wave_tenant SET tried_at = pg_catalog.clock_timestamp(), tries = tries + 1,
              state = CASE WHEN $3 IS NOT NULL THEN state WHEN $4 THEN 'returned' ELSE 'frozen' END
          WHERE wave_id = $1 AND tenant = $2",
-        &[row.id.into(), tenant.as_str().into(), tried.as_deref().into(), (back || has_left).into()],
+        &[row.id.into(), tenant.as_str().into(), tried.as_deref().into(), returned.into()],
     );
     match tried {
         None => NOW,
@@ -167,15 +168,36 @@ fn deal_with_one(row: &Row) -> i64 {
     }
 }
 
-/// Hands a tenant back, or freezes it. Under its lock it is certain whose it was; if it has been somebody else's meanwhile, that is
-/// taken back, and the next try finds that it has left.
-fn stop(row: &Row, tenant: &str, back: bool) {
-    let owner = if back {
-        fetch::<String>("SELECT from_backend FROM holdfast.rollback_cutover($1)", &[tenant.into()])
+/// Hands a tenant back, if the policy says so and the way is open, or freezes it; which of them.
+///
+/// # Errors
+/// Why neither could be done.
+fn stop(row: &Row, tenant: &str, back: bool) -> Result<bool, String> {
+    let closed = if back {
+        match attempt(PAUSE, || still_its(row, tenant, hand_back(tenant))) {
+            Ok(()) => return Ok(true),
+            Err(problem) if problem.busy => return Err(problem.told),
+            // Its previous owner may have been retired meanwhile. That is no reason to let the client go on.
+            Err(problem) => Some(problem.told),
+        }
     } else {
-        freeze(row, tenant);
-        fetch::<String>("SELECT holdfast.owner_of($1)", &[tenant.into()])
+        None
     };
+    let freeze = || {
+        freeze(row, tenant, closed.as_deref());
+        still_its(row, tenant, fetch::<String>("SELECT holdfast.owner_of($1)", &[tenant.into()]));
+    };
+    attempt(PAUSE, freeze).map(|()| false).map_err(|problem| problem.told)
+}
+
+/// From whom it was taken.
+fn hand_back(tenant: &str) -> Option<String> {
+    fetch::<String>("SELECT from_backend FROM holdfast.rollback_cutover($1)", &[tenant.into()])
+}
+
+/// Under the tenant's lock it is certain whose it was; if it has been somebody else's meanwhile, what was done is taken back, and the
+/// next try finds that it has left.
+fn still_its(row: &Row, tenant: &str, owner: Option<String>) {
     if owner.as_ref() != Some(&row.to_backend) {
         error(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -187,7 +209,7 @@ fn stop(row: &Row, tenant: &str, back: bool) {
 }
 
 /// Somebody may have frozen it already.
-fn freeze(row: &Row, tenant: &str) {
+fn freeze(row: &Row, tenant: &str, closed: Option<&str>) {
     let frozen = "SELECT EXISTS (SELECT FROM holdfast.ownership WHERE tenant = $1 AND freeze_reason IS NOT NULL
                       AND (frozen_until IS NULL OR frozen_until > pg_catalog.clock_timestamp()))";
     if fetch::<bool>(frozen, &[tenant.into()]) == Some(true) {
@@ -195,6 +217,7 @@ fn freeze(row: &Row, tenant: &str) {
     }
     let problem = "SELECT problem FROM holdfast.wave_tenant WHERE wave_id = $1 AND tenant = $2";
     let problem = fetch::<String>(problem, &[row.id.into(), tenant.into()]).unwrap_or_default();
-    let reason = format!("wave \"{}\" was halted: {problem}", row.wave);
+    let back = closed.map_or(String::new(), |why| format!("; it could not be handed back: {why}"));
+    let reason = format!("wave \"{}\" was halted: {problem}{back}", row.wave);
     execute("SELECT holdfast.freeze($1, $2)", &[tenant.into(), reason.into()]);
 }
