@@ -110,10 +110,11 @@ SELECT w.wave, w.to_backend, w.state, t.tenants, t.canaries, t.moved,
             ELSE 'offending tenants are being handed back' END
         WHEN 'halted' THEN 'resume_wave or abort_wave; see wave_tenants'
     END AS next_step
-FROM holdfast.wave w CROSS JOIN LATERAL (
-    SELECT pg_catalog.count(*) AS tenants, pg_catalog.count(*) FILTER (WHERE canary) AS canaries,
+FROM holdfast.wave w
+-- Grouped, not looked up for each wave, which without statistics looks dear enough to be compiled.
+LEFT JOIN (SELECT x.wave_id, pg_catalog.count(*) AS tenants, pg_catalog.count(*) FILTER (WHERE canary) AS canaries,
         pg_catalog.count(*) FILTER (WHERE x.state = 'moved') AS moved
-    FROM holdfast.wave_tenant x WHERE x.wave_id = w.id) AS t
+    FROM holdfast.wave_tenant x GROUP BY x.wave_id) AS t ON t.wave_id = w.id
 ORDER BY w.id;
 
 CREATE VIEW holdfast.wave_progress AS
@@ -123,15 +124,15 @@ SELECT w.wave, CASE WHEN t.tenants > 0 THEN 100 * (t.tenants - t.waiting) / t.te
     pg_catalog.date_trunc('second', coalesce(w.ended_at, pg_catalog.clock_timestamp()) - w.started_at) AS running_for,
     CASE WHEN w.state = 'soaking' THEN greatest(interval '0',
         pg_catalog.date_trunc('second', w.soaks_until - pg_catalog.clock_timestamp())) END AS soak_left
-FROM holdfast.wave w CROSS JOIN LATERAL (
-    SELECT pg_catalog.count(*) AS tenants,
+FROM holdfast.wave w
+LEFT JOIN (SELECT x.wave_id, pg_catalog.count(*) AS tenants,
         pg_catalog.count(*) FILTER (WHERE x.state = 'waiting') AS waiting,
         pg_catalog.count(*) FILTER (WHERE x.state = 'waiting' AND x.problem IS NOT NULL) AS problems,
         pg_catalog.count(*) FILTER (WHERE x.state = 'moved') AS moved,
         pg_catalog.count(*) FILTER (WHERE x.state = 'skipped') AS skipped,
         pg_catalog.count(*) FILTER (WHERE x.state IN ('frozen', 'offending')) AS frozen,
         pg_catalog.count(*) FILTER (WHERE x.state = 'returned') AS returned
-    FROM holdfast.wave_tenant x WHERE x.wave_id = w.id) AS t
+    FROM holdfast.wave_tenant x GROUP BY x.wave_id) AS t ON t.wave_id = w.id
 LEFT JOIN (SELECT wave, pg_catalog.sum(refusals)::bigint AS refusals FROM holdfast.wave_refusals GROUP BY wave) AS r
     ON r.wave = w.wave
 ORDER BY w.id;
