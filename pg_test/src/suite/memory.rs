@@ -48,16 +48,16 @@ pub fn tests() -> Vec<Test> {
     let own = ClusterOptions::new;
     vec![
         Test::own("writing_ever_more_tenants_costs_a_session_nothing", own(), |cluster| {
-            judge(tenants::measure(cluster, 50_000)?)
+            judge(&tenants::measure(cluster, 50_000)?)
         }),
         Test::own("long_keys_are_not_remembered", own(), tenants::long_keys),
         Test::own("lock_table_holds_a_server_full_of_escalated_writers", own(), tenants::full_server),
-        Test::own("sessions_come_and_go_without_a_trace", own(), |cluster| judge(sessions::measure(cluster, 150)?)),
-        Test::own("a_day_of_refusals_leaves_few_rows", own(), |cluster| judge(refusals::measure(cluster, 12_000)?)),
+        Test::own("sessions_come_and_go_without_a_trace", own(), |cluster| judge(&sessions::measure(cluster, 150)?)),
+        Test::own("a_day_of_refusals_leaves_few_rows", own(), |cluster| judge(&refusals::measure(cluster, 12_000)?)),
     ]
 }
 
-fn judge(figures: Vec<Figure>) -> Result<()> {
+fn judge(figures: &[Figure]) -> Result<()> {
     figures.iter().for_each(Figure::print);
     figures.iter().try_for_each(Figure::judge)
 }
@@ -70,10 +70,12 @@ pub fn benchmark(postgres: &Postgres, ui: &Ui) -> Result<()> {
         ("sessions", sessions::measure, 5_000),
         ("refusals", refusals::measure, 500_000),
     ];
+    let mut all = Vec::new();
     for (units, measure, once) in measures {
         let cluster = Cluster::start(postgres, ClusterOptions::new())?;
         let figures = ui.step(&format!("Memory with {once} and {} {units}", 2 * once), |_| measure(&cluster, once))?;
-        judge(figures)?;
+        figures.iter().for_each(Figure::print);
+        all.extend(figures);
     }
-    Ok(())
+    all.iter().try_for_each(Figure::judge)
 }

@@ -58,17 +58,17 @@ impl Stage {
         Ok(Stage { database, legacy, rebuilt })
     }
 
-    /// The most that a session of its own has while it runs a statement, which must leave no tenant's lock behind.
-    fn peak(&self, role: &Role, sql: &str) -> Result<u64> {
+    /// The most that a session of its own has while it runs statements, which must leave no tenant's lock behind.
+    fn peak(&self, role: &Role, statements: &[String]) -> Result<u64> {
         let mut session = self.database.session().role(role).option("synchronous_commit", "off").connect()?;
         let pid = session.pid();
-        let most = peak(|| Ok(vec![pid]), || session.exec(sql))?;
+        let most = peak(|| Ok(vec![pid]), || statements.iter().try_for_each(|sql| session.exec(sql)))?;
         let left: i64 = self.database.connect()?.one(&format!("SELECT count(*) FROM pg_locks WHERE pid = {pid}"))?;
-        ensure!(left == 0, "{left} locks are left by {sql}");
+        ensure!(left == 0, "{left} locks are left by {statements:?}");
         Ok(most)
     }
 
-    fn figure(&self, of: &str, role: &Role, once: u32, sql: impl Fn(u32) -> String) -> Result<Figure> {
+    fn figure(&self, of: &str, role: &Role, once: u32, sql: impl Fn(u32) -> Vec<String>) -> Result<Figure> {
         Ok(Figure::new(of, self.peak(role, &sql(once))?, self.peak(role, &sql(2 * once))?))
     }
 }
@@ -78,11 +78,20 @@ pub fn measure(cluster: &Cluster, once: u32) -> Result<Vec<Figure>> {
     let stage = Stage::set(cluster, 2 * once)?;
     // A function in FROM would have its rows in memory.
     let at_once = |sign: &'static str| {
-        move |n| format!("INSERT INTO orders SELECT {sign}n FROM (SELECT generate_series(1, {n}) AS n) AS numbers")
+        move |n| {
+            vec![format!("INSERT INTO orders SELECT {sign}n FROM (SELECT generate_series(1, {n}) AS n) AS numbers")]
+        }
     };
+    // By the thousand: Postgres itself keeps 24 bytes for each COMMIT until the DO has ended.
     let one_by_one = |sign: &'static str| {
         move |n| {
-            format!("DO $$ BEGIN FOR n IN 1..{n} LOOP INSERT INTO orders VALUES ({sign}n); COMMIT; END LOOP; END $$")
+            let some = |first| {
+                format!(
+                    "DO $$ BEGIN FOR n IN {first}..{first} + 999 LOOP INSERT INTO orders VALUES ({sign}n); COMMIT;
+                     END LOOP; END $$"
+                )
+            };
+            (1..=n).step_by(1_000).map(some).collect()
         }
     };
     let mut figures = Vec::new();
@@ -94,11 +103,11 @@ pub fn measure(cluster: &Cluster, once: u32) -> Result<Vec<Figure>> {
     if once > ENOUGH_FOR_ALL {
         // By the thousand: Postgres itself keeps a note of each row until the statement ends.
         let children = |n: u32| {
-            format!(
+            vec![format!(
                 "BEGIN; DO $$ BEGIN FOR n IN 1..{n} / 1000 LOOP
                      INSERT INTO children SELECT (n - 1) * 1000 + m FROM generate_series(1, 1000) m;
                  END LOOP; END $$; COMMIT"
-            )
+            )]
         };
         let of = "a session as legacy, children of parents, in one transaction";
         figures.push(stage.figure(of, &stage.legacy, once, children)?);
@@ -112,7 +121,7 @@ fn partitions(stage: &Stage) -> Result<()> {
     /// What all tables of a process have together for keys, and what grows beside them.
     const MOST: u64 = (16 << 20) + (8 << 20);
     let sql = |tenants: u32| {
-        format!("INSERT INTO parted SELECT -(n / 40 % {tenants}), n % 40 FROM generate_series(1, 400000) n")
+        [format!("INSERT INTO parted SELECT -(n / 40 % {tenants}), n % 40 FROM generate_series(1, 400000) n")]
     };
     let (one, many) = (stage.peak(&stage.legacy, &sql(1))?, stage.peak(&stage.legacy, &sql(10_000))?);
     println!("    40 partitions, one tenant: {one} bytes; 10,000 tenants: {many}");
@@ -123,7 +132,8 @@ fn partitions(stage: &Stage) -> Result<()> {
 /// Nobody limits how long a key is that is a text.
 pub fn long_keys(cluster: &mut Cluster) -> Result<()> {
     let stage = Stage::set(cluster, 0)?;
-    let sql = |n: u32| format!("INSERT INTO by_text SELECT repeat('x', 8000) || n FROM generate_series(1, {n}) n");
+    let sql =
+        |n: u32| vec![format!("INSERT INTO by_text SELECT repeat('x', 8000) || n FROM generate_series(1, {n}) n")];
     stage.figure("a session as legacy, tenants with keys of 8 kB", &stage.legacy, 2_000, sql)?.judge()
 }
 
