@@ -137,9 +137,10 @@ pub fn define() {
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"holdfast".as_ptr()) };
 }
 
-/// `holdfast.enabled`.
+/// `holdfast.enabled`. Asked by every hook, so it is read where it lies.
 pub fn enabled() -> bool {
-    ENABLED.get()
+    // SAFETY: the setting's variable, which only this process changes.
+    unsafe { *ENABLED.as_ptr() }
 }
 
 /// `holdfast.backend`, none when empty.

@@ -77,6 +77,7 @@ impl Entry {
         unsafe { self.0.as_ref() }.map(|entry| (self.0, entry.vartype))
     }
 
+    #[inline]
     fn values(self) -> Option<Values> {
         use pg_sys::config_type::{PGC_BOOL, PGC_ENUM, PGC_INT};
         // SAFETY: an entry is cast to the type that it names; its variable is the server's own.
@@ -169,10 +170,16 @@ fn is_settled() -> bool {
         && SETTLED.with(|settled| {
             settled.try_borrow().is_ok_and(|settled| {
                 settled.as_ref().is_some_and(|then| {
-                    session::is_still(&then.who) && then.values.is_none_or(|values| values == all_values())
+                    session::is_still(&then.who) && then.values.is_none_or(|values| are_in_force(&values))
                 })
             })
         })
+}
+
+/// Whether the settings have these values still; as they were found, so that what each is needn't be asked again.
+fn are_in_force(values: &[Option<Values>; COUNT]) -> bool {
+    let entries = ENTRIES.get().map_or(&[][..], |entries| entries);
+    entries.iter().zip(values).all(|(entry, then)| entry.values() == *then)
 }
 
 fn all_values() -> [Option<Values>; COUNT] {

@@ -68,6 +68,7 @@ mod query_text;
 mod race;
 mod readiness;
 mod refusals;
+mod remembered;
 mod report;
 mod restore;
 mod rooms;
@@ -155,6 +156,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("race", race::tests()),
         ("readiness", readiness::tests()),
         ("refusals", refusals::tests()),
+        ("remembered", remembered::tests()),
         ("report", report::tests()),
         ("restore", restore::tests()),
         ("rooms", rooms::tests()),
