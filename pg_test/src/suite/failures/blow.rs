@@ -10,7 +10,7 @@ use crate::pending::Pending;
 use crate::wait::eventually;
 
 /// How long a statement or an idle transaction may take where a timeout ends it: enough to get to its step.
-const TIMEOUT: &str = "1s";
+const TIMEOUT: &str = "2s";
 
 /// A failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
