@@ -13,6 +13,10 @@ use super::contender::Contender;
 
 const WRITERS: i32 = 8;
 
+/// The least time for it: the first cutover of a session, and the first refusal that needs a worker, find nothing prepared, and should
+/// count for no more than they do in a wave.
+const WINDOW: Duration = Duration::from_secs(3);
+
 /// Between two cutovers, so that writers are at their pace again.
 const BREATH: Duration = Duration::from_millis(20);
 
@@ -33,7 +37,7 @@ pub fn under_load(bench: &Bench, contender: Contender) -> Result<Vec<f64>> {
             std::thread::spawn(move || write(id, &legacy, &rebuilt, &shift))
         })
         .collect();
-    let handed = hand_to_and_fro(&mut admin, &shift, Duration::from_secs(bench.course.seconds));
+    let handed = hand_to_and_fro(&mut admin, &shift, Duration::from_secs(bench.course.seconds).max(WINDOW));
     shift.over.store(true, Ordering::Relaxed);
     let mut latencies = Latencies::new()?;
     for writer in writers {
