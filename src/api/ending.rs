@@ -53,15 +53,27 @@ fn set_default_owner(backend: Option<&str>) {
             "Bring it back with SELECT holdfast.set_trust(...), or name another backend.",
         );
     }
+    let mut locked = Vec::new();
+    loop {
+        // Whoever guards a table meanwhile has done so before its lock is ours.
+        let tables = tenant_tables();
+        if tables == locked {
+            break;
+        }
+        guarding::lock_all(&tables, TableLock::ShareRowExclusive);
+        locked = tables;
+    }
+    execute("UPDATE holdfast.migration SET default_owner = $1", &[backend.into()]);
+    notify(&serde_json::json!({ "event": "default_owner", "to": backend }));
+}
+
+fn tenant_tables() -> Vec<Oid> {
     let tables = fetch::<Vec<Option<Oid>>>(
         "SELECT pg_catalog.array_agg(relation::pg_catalog.oid ORDER BY relation) FROM holdfast.classified_table c
          WHERE class = 'tenant' AND EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = c.relation)",
         &[],
     );
-    let tables: Vec<Oid> = tables.into_iter().flatten().flatten().collect();
-    guarding::lock_all(&tables, TableLock::ShareRowExclusive);
-    execute("UPDATE holdfast.migration SET default_owner = $1", &[backend.into()]);
-    notify(&serde_json::json!({ "event": "default_owner", "to": backend }));
+    tables.into_iter().flatten().flatten().collect()
 }
 
 /// Retires a backend that owns nothing and wasn't seen for `unseen_for`: it may write nothing guarded any more.

@@ -62,6 +62,8 @@ pub(super) fn exclude(tenant: &TenantKey, patience: &Patience) -> Had {
                 tell(tenant, &cancelled);
                 return Had { exclusive, until, cancelled };
             }
+            // Those who have written the tenant aren't in the way of who waits for who may own.
+            Err(NoLock::TimedOut { tag }) if turn < until && tag.is_owners() => {}
             Err(NoLock::TimedOut { .. }) if turn < until => {
                 cancelled.extend(cancel(tenant, stragglers.unwrap_or_default()));
                 grace = grace.map(|grace| grace.max(NEXT_GRACE));

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::ptr;
 use std::rc::Rc;
 
-use pgrx::{pg_guard, pg_sys};
+use pgrx::{PgSqlErrorCode, pg_guard, pg_sys};
 
 use super::parents::Whose;
 use super::process::process_local;
@@ -24,10 +24,12 @@ use crate::policy::ownership::{self, Owned};
 use crate::policy::rules::Attempt;
 use crate::policy::surface::WriteCommand;
 
-/// How many parents a transaction remembers: about 40 MB with keys of a few bytes. Children of more are not looked at again.
+/// How many parents a transaction remembers, about 40 MB, if key and tenant have no more than [`SHORT`] bytes. Children of more are not
+/// looked at again, unless they had no parent: then the transaction can't commit.
 const REMEMBERED: usize = 262_144;
+const SHORT: usize = 64;
 
-/// How many bytes their keys and tenants may have together.
+/// How many bytes longer ones may have together.
 const REMEMBERED_BYTES: usize = 32 << 20;
 
 /// What is known of the parent of rows that were written.
@@ -37,17 +39,29 @@ struct Child {
     command: WriteCommand,
     /// The parent's tenant, whose lock is held; none if there was no parent.
     tenant: Option<Rc<[u8]>>,
-    /// How many bytes the key and the tenant had when it became known.
+}
+
+/// Something that became known.
+struct Entry {
+    key: Rc<[u8]>,
+    /// The nesting level of the subtransaction that found it out.
+    level: i32,
+    /// How many bytes it takes.
     bytes: usize,
+    /// What was known before; none if nothing was.
+    before: Option<Child>,
 }
 
 struct Children {
     /// By the foreign key's bytes.
     known: HashMap<Rc<[u8]>, Child>,
-    /// The same in the order in which they became known, each with the nesting level of its subtransaction.
-    journal: Vec<(Rc<[u8]>, i32)>,
-    /// The sum of those of `known`.
-    bytes: usize,
+    /// What became known, in that order. Levels never fall along it.
+    journal: Vec<Entry>,
+    /// How many of them are short, and how many bytes the others have.
+    short: usize,
+    long: usize,
+    /// Whether there was no room for a row that had no parent yet.
+    missed: bool,
     /// The count of changes before the first parent was looked at; none if one was being committed then.
     since: Option<u64>,
 }
@@ -65,7 +79,8 @@ pub fn begin() {
     }
     let since = parent_changes::now();
     CHILDREN.with(|c| {
-        *c.borrow_mut() = Some(Children { known: HashMap::new(), journal: Vec::new(), bytes: 0, since });
+        *c.borrow_mut() =
+            Some(Children { known: HashMap::new(), journal: Vec::new(), short: 0, long: 0, missed: false, since });
     });
 }
 
@@ -81,18 +96,46 @@ pub fn remember(key: &[u8], table: pg_sys::Oid, command: WriteCommand, tenant: O
     CHILDREN.with(|c| {
         let mut children = c.borrow_mut();
         let Some(children) = children.as_mut() else { return };
-        let bytes = key.len() + tenant.map_or(0, <[u8]>::len);
-        if children.known.len() >= REMEMBERED || children.bytes + bytes > REMEMBERED_BYTES {
+        children.learn(key, level, Child { table, command, tenant: tenant.map(Rc::from) });
+    });
+}
+
+impl Children {
+    fn learn(&mut self, key: &[u8], level: i32, child: Child) {
+        let before = self.known.get(key);
+        if before.is_some_and(|before| before.tenant == child.tenant) {
             return;
         }
-        let key: Rc<[u8]> = key.into();
-        let before = children.known.insert(key.clone(), Child { table, command, tenant: tenant.map(Rc::from), bytes });
-        children.bytes += bytes;
-        match before {
-            Some(before) => children.bytes -= before.bytes,
-            None => children.journal.push((key, level)),
+        let bytes = key.len() + child.tenant.as_ref().map_or(0, |tenant| tenant.len());
+        let (short, long) = if bytes <= SHORT { (1, 0) } else { (0, bytes) };
+        if self.short + short > REMEMBERED || self.long + long > REMEMBERED_BYTES {
+            self.missed |= child.tenant.is_none();
+            // It is no longer so; without a tenant it is looked at again.
+            if let Some(before) = self.known.get_mut(key) {
+                before.tenant = None;
+            }
+            return;
         }
-    });
+        (self.short, self.long) = (self.short + short, self.long + long);
+        let key: Rc<[u8]> = key.into();
+        let before = self.known.insert(key.clone(), child);
+        self.journal.push(Entry { key, level, bytes, before });
+    }
+
+    /// Goes back to what was known before the subtransactions of this level and of those within.
+    fn forget(&mut self, level: i32) {
+        while let Some(entry) = self.journal.pop_if(|entry| entry.level >= level) {
+            if entry.bytes <= SHORT {
+                self.short -= 1;
+            } else {
+                self.long -= entry.bytes;
+            }
+            match entry.before {
+                Some(before) => self.known.insert(entry.key, before),
+                None => self.known.remove(&entry.key),
+            };
+        }
+    }
 }
 
 /// This transaction is about to change parents itself: what is known of them is looked up again.
@@ -148,6 +191,17 @@ unsafe extern "C-unwind" fn check_again() -> *const Report {
     // From here until this transaction has ended nobody commits a move.
     parent_changes::keep_moves_out(&session);
     let Some(children) = CHILDREN.with(|c| c.borrow_mut().take()) else { return ptr::null() };
+    if children.missed && parent_changes::are_guarded(&session) {
+        report::error(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            "this transaction wrote more rows before their parents than it can look at again",
+            format!(
+                "Whose they are is told by their parents, of which {REMEMBERED} are remembered, and {} MB of keys longer than {SHORT} bytes.",
+                REMEMBERED_BYTES >> 20
+            ),
+            "Write the parents first, or fewer rows in a transaction.",
+        );
+    }
     let unchanged = children.since.is_some() && children.since == parent_changes::now();
     children
         .known
@@ -194,16 +248,10 @@ unsafe extern "C-unwind" fn subtransaction_ended(
         let Ok(mut children) = c.try_borrow_mut() else { return };
         let Some(children) = children.as_mut() else { return };
         match event {
-            SUBXACT_EVENT_ABORT_SUB => {
-                while let Some((key, _)) = children.journal.pop_if(|(_, level)| *level >= ended) {
-                    if let Some(child) = children.known.remove(&key) {
-                        children.bytes -= child.bytes;
-                    }
-                }
-            }
+            SUBXACT_EVENT_ABORT_SUB => children.forget(ended),
             SUBXACT_EVENT_COMMIT_SUB => {
-                for (_, level) in children.journal.iter_mut().rev().take_while(|(_, level)| *level >= ended) {
-                    *level = ended - 1;
+                for entry in children.journal.iter_mut().rev().take_while(|entry| entry.level >= ended) {
+                    entry.level = ended - 1;
                 }
             }
             _ => {}

@@ -91,6 +91,11 @@ impl Tag {
         Tag::new(0, 0, OWNERS_CLASS)
     }
 
+    /// Whether it is that.
+    pub fn is_owners(self) -> bool {
+        self.0.locktag_field4 == OWNERS_CLASS
+    }
+
     fn new(field2: u32, field3: u32, class: u16) -> Tag {
         Tag(pg_sys::LOCKTAG {
             // SAFETY: a plain read of the process's database.

@@ -88,11 +88,16 @@ pub fn keep_moves_out(session: &Session) {
     lock(session, CHANGE.get() == Change::Moved);
 }
 
+/// Whether a session is refused what another backend owns.
+pub fn are_guarded(session: &Session) -> bool {
+    let mode = session.policy.set.modes.of(session.who.identity.name(), Rule::NotOwner);
+    mode == Mode::Enforce && !session::only_observed()
+}
+
 /// Whoever holds the lock is about to end; only a prepared transaction may take longer.
 fn lock(session: &Session, exclusively: bool) {
     let tag = Tag::moves();
-    let mode = session.policy.set.modes.of(session.who.identity.name(), Rule::NotOwner);
-    if mode != Mode::Enforce || session::only_observed() {
+    if !are_guarded(session) {
         // Where nothing is refused, nobody waits either.
         let _ = if exclusively { locks::try_take(tag) } else { locks::try_share(tag) };
         return;

@@ -54,6 +54,9 @@ const FEW: usize = 8;
 /// How much room for tenants beyond these is kept when a statement that wrote many has ended.
 const KEPT_ROOM: usize = 1_024;
 
+/// How many bytes of a key are kept until the next transaction.
+const LONG: usize = 256;
+
 /// The tenants that the statement has written, in the order in which it came to them.
 struct Tenants {
     /// The first [`FEW`], of which `count` are this statement's. Those behind are an earlier one's, since the next one often writes
@@ -103,6 +106,14 @@ impl Tenants {
             self.more.remove(&beyond);
         }
         true
+    }
+
+    /// The transaction has ended. The next one may write the same tenants, but long keys aren't kept for that.
+    fn end(&mut self) {
+        self.truncate(0);
+        if self.first.iter().any(|tenant| tenant.as_str().len() > LONG) {
+            self.first.clear();
+        }
     }
 }
 
@@ -247,7 +258,7 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _:
         ROWS.set(Rows { transaction: 0, ..ROWS.get() });
         SAVEPOINTS.with(|s| s.borrow_mut().clear());
         if frame().depth == 0 {
-            TENANTS.with(|t| t.borrow_mut().truncate(0));
+            TENANTS.with(|t| t.borrow_mut().end());
         }
     }
 }

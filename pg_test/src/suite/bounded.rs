@@ -23,6 +23,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("stragglers_alone_are_cancelled", stragglers_alone),
         Test::shared("prepared_straggler_is_named", prepared_straggler),
         Test::shared("rollback_cancels_too", rollback_cancels),
+        Test::shared("who_waits_for_who_may_own_cancels_no_writer", waits_for_owners),
     ]
 }
 
@@ -209,5 +210,21 @@ fn rollback_cancels(cluster: &Cluster) -> Result<()> {
     is(&operator.refused("SELECT holdfast.cutover('1', 'legacy', '100 ms')")?, LOCK_NOT_AVAILABLE)?;
     operator.exec("SET holdfast.cancel_after = 0; SELECT holdfast.rollback_cutover('1')")?;
     straggler.exec("COMMIT").err().context("the straggler is gone")?;
+    stage.ensure_sound(1, "legacy")
+}
+
+fn waits_for_owners(cluster: &Cluster) -> Result<()> {
+    let stage = TwoBackends::begin(cluster, "bounded")?;
+    let (mut operator, mut other) = (stage.operator()?, stage.operator()?);
+    operator.exec("SELECT holdfast.add_backend('third', 'unproven')")?;
+    let mut writer = stage.legacy()?;
+    writer.exec(&format!("BEGIN; {}", write(1)))?;
+    other.exec("BEGIN; SELECT holdfast.set_trust('third', 'retired')")?;
+    operator.exec("SET holdfast.cancel_after = '100 ms'")?;
+    let refusal = operator.refused("SELECT holdfast.cutover('1', 'rebuilt', '600 ms')")?;
+    is(&refusal, LOCK_NOT_AVAILABLE)?;
+    detail_names(&refusal, &[&format!("pid {}", other.pid())])?;
+    writer.exec("COMMIT")?;
+    other.exec("COMMIT")?;
     stage.ensure_sound(1, "legacy")
 }
