@@ -247,23 +247,24 @@ fn no_room(cluster: &Cluster) -> Result<()> {
          SELECT holdfast.guard_table('tagged', via => 'tag');
          SELECT holdfast.allow_writes('rebuilt', 'tags')",
     )?;
-    let mut legacy = scene.legacy()?;
-    let passing = |megabytes: i32| {
+    let (mut legacy, mut rebuilt) = (scene.legacy()?, scene.rebuilt()?);
+    let passing = |megabytes: i32, tag: &str| {
         format!(
             "BEGIN; INSERT INTO tagged SELECT 0, repeat('x', {megabytes} * 1024 * 1024); DELETE FROM tagged;
-             INSERT INTO tagged VALUES (1, 'Z')"
+             INSERT INTO tagged VALUES (1, '{tag}')"
         )
     };
-    legacy.exec(&passing(33))?;
+    legacy.exec(&passing(33, "long"))?;
+    rebuilt.exec("INSERT INTO tags VALUES ('long', 20)")?;
     let refusal = legacy.refused("COMMIT")?;
     ensure!(refusal.code == "54000" && refusal.hint.is_some(), "{refusal:?}");
-    legacy.exec(&passing(31))?;
-    scene.rebuilt()?.exec("INSERT INTO tags VALUES ('Z', 20)")?;
+    legacy.exec(&passing(31, "short"))?;
+    rebuilt.exec("INSERT INTO tags VALUES ('short', 20)")?;
     refused_by("not_owner", &legacy.refused("COMMIT")?, "COMMIT")?;
     ensure!(operator.one::<i64>("SELECT count(*) FROM tagged")? == 0);
     // Where nothing is refused, this isn't either.
     operator.exec("SELECT holdfast.set_mode('observe')")?;
-    legacy.exec(&format!("{}; COMMIT", passing(33)))?;
+    legacy.exec(&format!("{}; COMMIT", passing(33, "long")))?;
     ensure!(operator.one::<i64>("SELECT count(*) FROM tagged")? == 1);
     Ok(())
 }
