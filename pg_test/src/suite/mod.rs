@@ -55,6 +55,7 @@ mod metrics;
 mod minting;
 mod modes;
 mod no_loss;
+mod orphans;
 mod passes;
 mod paths;
 mod pgbench;
@@ -146,6 +147,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("minting", minting::tests()),
         ("modes", modes::tests()),
         ("no_loss", no_loss::tests()),
+        ("orphans", orphans::tests()),
         ("passes", passes::tests()),
         ("paths", paths::tests()),
         ("pgbench", pgbench::tests()),
