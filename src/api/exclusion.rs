@@ -62,10 +62,11 @@ pub(super) fn exclude(tenant: &TenantKey, patience: &Patience) -> Had {
                 tell(tenant, &cancelled);
                 return Had { exclusive, until, cancelled };
             }
-            // Those who have written the tenant aren't in the way of who waits for who may own.
-            Err(NoLock::TimedOut { tag }) if turn < until && tag.is_owners() => {}
-            Err(NoLock::TimedOut { .. }) if turn < until => {
-                cancelled.extend(cancel(tenant, stragglers.unwrap_or_default()));
+            Err(NoLock::TimedOut { tag }) if turn < until => {
+                // Those who have written the tenant aren't in the way of who waits for who may own.
+                if !tag.is_owners() {
+                    cancelled.extend(cancel(tenant, stragglers.unwrap_or_default()));
+                }
                 grace = grace.map(|grace| grace.max(NEXT_GRACE));
             }
             Err(NoLock::TimedOut { tag }) => too_late(tenant, patience, tag, since, &cancelled),

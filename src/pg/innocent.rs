@@ -42,11 +42,15 @@ impl Innocent {
         })
     }
 
-    /// Remembers one.
+    /// Remembers one. Statements that write several tables are judged each time, so it may be known.
     ///
     /// # Safety
     /// As for [`Innocent::has`].
     pub unsafe fn add(&self, who: &Rc<Who>, write: &RequestedWrite) {
+        // SAFETY: the caller's.
+        if unsafe { self.has(who, write) } {
+            return;
+        }
         // SAFETY: the caller's.
         let (inserted, updated) = unsafe { (words(write.inserted).into(), words(write.updated).into()) };
         let mut known = self.0.borrow_mut();
