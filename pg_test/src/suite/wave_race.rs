@@ -73,7 +73,9 @@ fn asleep(cluster: &Cluster) -> Result<()> {
     busy.exec(&format!("BEGIN; {}", write(6)))?;
     let mut second = scene.operator()?.start(&run("w"));
     within(PATIENCE, "the rest to move", || Ok(tenants(&mut dba, "w", "moved")? == 7))?;
-    // Asleep or not, it counts.
+    // Between two steps its place is free for a moment; within one it isn't.
+    let waiting = Asleep::fall(&mut dba, second.pid())?;
+    // Asleep or not, they count.
     is(&dba.refused(&run("w"))?, "55006")?;
     drop(sleeping);
     let (mut first, outcome) = first.finish()?;
@@ -84,6 +86,7 @@ fn asleep(cluster: &Cluster) -> Result<()> {
     // To it all canaries have moved; that is no reason for a soak.
     ensure!(!second.is_finished() && state(&mut dba, "w")? == "moving" && scene.owner(6)? == "legacy");
     busy.exec("COMMIT")?;
+    drop(waiting);
     second.finish()?.1?;
     ensure!(tenants(&mut dba, "w", "moved")? == 8);
     let epochs: i64 = dba.one("SELECT sum(epoch)::int8 FROM holdfast.tenants")?;
