@@ -23,25 +23,34 @@ pub struct Scale {
     pub registered: u32,
     /// pgbench's scale: branches.
     pub branches: u32,
+    /// Room for all databases of a cluster: its contenders take turns, and none may find its rows evicted by another's.
+    pub shared_buffers: &'static str,
 }
 
 impl Scale {
     /// For the run whose figures count.
-    pub const FULL: Scale = Scale { rows: 1_000_000, tenants: 10_000, registered: 1_000_000, branches: 20 };
+    pub const FULL: Scale =
+        Scale { rows: 1_000_000, tenants: 10_000, registered: 1_000_000, branches: 20, shared_buffers: "4GB" };
     /// For a look.
-    pub const QUICK: Scale = Scale { rows: 100_000, tenants: 10_000, registered: 1_000_000, branches: 4 };
+    pub const QUICK: Scale =
+        Scale { rows: 100_000, tenants: 10_000, registered: 1_000_000, branches: 4, shared_buffers: "1GB" };
     /// Where each instruction is counted.
-    pub const COUNTED: Scale = Scale { rows: 20_000, tenants: 100, registered: 100_000, branches: 1 };
+    pub const COUNTED: Scale =
+        Scale { rows: 20_000, tenants: 100, registered: 100_000, branches: 1, shared_buffers: "1GB" };
 
     /// SQL with the scale's numbers in it.
     pub fn fill_in(&self, sql: &str) -> String {
         sql.replace("$ROWS", &self.rows.to_string()).replace("$TENANTS", &self.tenants.to_string())
     }
+
+    /// What every cluster of a run is set to; told with the figures.
+    pub fn settings(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        std::iter::once(("shared_buffers", self.shared_buffers)).chain(SETTINGS)
+    }
 }
 
-/// What every cluster of a run has in common; told with the figures.
-pub const SETTINGS: [(&str, &str); 6] = [
-    ("shared_buffers", "1GB"),
+/// What every cluster has in common.
+const SETTINGS: [(&str, &str); 5] = [
     ("max_wal_size", "8GB"),
     ("checkpoint_timeout", "1h"),
     ("autovacuum", "off"),
@@ -74,7 +83,7 @@ impl Arena {
             }
             let names: Vec<_> = here.iter().map(|c| c.name()).collect();
             ui.step(&format!("Preparing {}", names.join(", ")), |step| {
-                let cluster = start(postgres, house)?;
+                let cluster = start(postgres, house, &scale)?;
                 fill(&cluster, &scale)?;
                 arena.houses.insert(house, cluster);
                 for contender in here {
@@ -141,9 +150,9 @@ impl Arena {
     }
 }
 
-fn start(postgres: &Postgres, house: House) -> Result<Cluster> {
+fn start(postgres: &Postgres, house: House, scale: &Scale) -> Result<Cluster> {
     let mut options = ClusterOptions::new().preload(house.libraries());
-    for (name, value) in SETTINGS {
+    for (name, value) in scale.settings() {
         options = options.set(name, value);
     }
     Cluster::start(postgres, options)

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::arena::{SETTINGS, Scale};
+use super::arena::Scale;
 use super::contender::Contender;
 use super::machine::Machine;
 use super::rounds::{Outcome, Summary, Verdict};
@@ -32,7 +32,7 @@ impl Report {
     }
 
     fn notes(&self) -> String {
-        let settings: Vec<_> = SETTINGS.iter().map(|(name, value)| format!("`{name} = {value}`")).collect();
+        let settings: Vec<_> = self.scale.settings().map(|(name, value)| format!("`{name} = {value}`")).collect();
         format!(
             "Measured at commit {} by `cargo pg-bench` on {}.\n\
              Up to {} rounds of turns ({} s each where pgbench sets the pace), tables of {} rows, settings {}; `fsync = off` but for \
@@ -139,7 +139,7 @@ impl Report {
 
     /// JSON: everything, each round's values included.
     pub fn json(&self) -> Value {
-        let settings: Map<String, Value> = SETTINGS.iter().map(|(n, v)| ((*n).to_owned(), json!(v))).collect();
+        let settings: Map<String, Value> = self.scale.settings().map(|(n, v)| (n.to_owned(), json!(v))).collect();
         let workloads: Vec<Value> = self.outcomes.iter().map(workload).collect();
         json!({
             "machine": self.machine.json(), "rounds": self.rounds, "seconds": self.seconds,
