@@ -188,8 +188,6 @@ fn an_unknown_claim(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The ParameterStatus messages about the claim that a client gets, read from the wire: the client crate keeps them to
-/// itself, and a pooler lives on them.
 /// An unproven backend's session is no freer for being nobody's, by its own claim or in code that maintains a table of its own.
 fn who_becomes_unidentified_stays_bound(cluster: &Cluster) -> Result<()> {
     let Guarded { database, rebuilt, .. } = &Guarded::enforcing(cluster, "bound")?;
@@ -198,11 +196,12 @@ fn who_becomes_unidentified_stays_bound(cluster: &Cluster) -> Result<()> {
          CREATE SCHEMA mine AUTHORIZATION {rebuilt}"
     ))?;
     let attempts = [
-        ("INSERT INTO orders VALUES (2, 9)", "unidentified"),
-        ("INSERT INTO loose VALUES (9)", "outside_surface"),
-        ("TRUNCATE loose", "destructive_command"),
-        ("SELECT setval('numbers', 9)", "destructive_command"),
+        ("INSERT INTO public.orders VALUES (2, 9)", "unidentified"),
+        ("INSERT INTO public.loose VALUES (9)", "outside_surface"),
+        ("TRUNCATE public.loose", "destructive_command"),
+        ("SELECT setval('public.numbers', 9)", "destructive_command"),
     ];
+    // Names are qualified: from PostgreSQL 17 on, such code runs with a search_path of its own.
     for (number, (attempt, rule)) in attempts.into_iter().enumerate() {
         let mut session = database.connect_as(rebuilt)?;
         session.exec("SET holdfast.backend = 'nobody'")?;
@@ -218,6 +217,8 @@ fn who_becomes_unidentified_stays_bound(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// The ParameterStatus messages about the claim that a client gets, read from the wire: the client crate keeps them to
+/// itself, and a pooler lives on them.
 fn the_claim_is_reported(cluster: &Cluster) -> Result<()> {
     let database = database(cluster)?;
     let endpoint = cluster.endpoint();

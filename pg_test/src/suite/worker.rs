@@ -13,7 +13,7 @@ use crate::cluster::{Cluster, ClusterOptions, Shutdown};
 use crate::wait::{eventually, within};
 
 /// How long a refusal waits for its event in clusters with [`impatient`] settings.
-const AUDIT_TIMEOUT: Duration = Duration::from_millis(500);
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Of the launcher and the drain workers.
 pub fn tests() -> Vec<Test> {
