@@ -202,7 +202,8 @@ unsafe extern "C-unwind" fn check_again() -> *const Report {
             "Write the parents first, or fewer rows in a transaction.",
         );
     }
-    let unchanged = children.since.is_some() && children.since == parent_changes::now();
+    let unchanged =
+        !parent_changes::has_changed() && children.since.is_some() && children.since == parent_changes::now();
     children
         .known
         .iter()

@@ -12,6 +12,7 @@
 
 use std::ffi::CString;
 use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
@@ -32,6 +33,9 @@ pub const WAVE_CLASS: u16 = 0x4849;
 
 /// The fourth field of the tag of the lock on who may own tenants.
 pub const OWNERS_CLASS: u16 = 0x484A;
+
+/// How long who asks politely stays in a queue.
+const MOMENT: Patience = Patience { milliseconds: 50 };
 
 /// Writers share.
 const SHARE: pg_sys::LOCKMODE = pg_sys::ShareLock as pg_sys::LOCKMODE;
@@ -170,6 +174,28 @@ pub fn take(tag: Tag, patience: Patience) -> Result<(), TimedOut> {
     wait_for(tag, EXCLUSIVE, patience)
 }
 
+/// As [`take`], but never for longer than a moment in the way of those who want to share it: whoever has it may keep it for
+/// long.
+///
+/// # Errors
+/// As for [`take`].
+pub fn take_by_turns(tag: Tag, patience: Patience) -> Result<(), TimedOut> {
+    // SAFETY: a plain read of the setting.
+    let theirs = unsafe { pg_sys::LockTimeout };
+    let all = if theirs > 0 { theirs.min(patience.milliseconds) } else { patience.milliseconds };
+    let until = Instant::now() + Duration::from_millis(all.unsigned_abs().into());
+    loop {
+        // What was caught of an error has to be rolled back.
+        if try_take(tag) || in_subtransaction(|| take(tag, MOMENT)).is_ok() {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(TimedOut);
+        }
+        pause(MOMENT.milliseconds.into());
+    }
+}
+
 /// Shares a lock if it can be had at once; whether it could.
 pub fn try_share(tag: Tag) -> bool {
     try_lock(tag, SHARE)
@@ -225,13 +251,12 @@ pub enum TableLock {
 /// # Errors
 /// The table that wasn't had in the last of `attempts`.
 pub fn lock_tables_politely(tables: &[pg_sys::Oid], lock: TableLock, attempts: u32) -> Result<(), pg_sys::Oid> {
-    let moment = Patience { milliseconds: 50 };
     let mode = match lock {
         TableLock::ShareRowExclusive => pg_sys::ShareRowExclusiveLock,
         TableLock::AccessExclusive => pg_sys::AccessExclusiveLock,
     } as pg_sys::LOCKMODE;
     let lock = |table: pg_sys::Oid| {
-        within(moment, || {
+        within(MOMENT, || {
             // SAFETY: takes locks by oid, which needs no more than that; the second call locks what inherits from the first's
             // table.
             unsafe {

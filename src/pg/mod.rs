@@ -11,7 +11,8 @@
 //! | [`keys`] | tenant keys as they lie in rows |
 //! | [`columns`] | which columns can name a tenant |
 //! | [`children`] | whether parents are still what they were when the transaction ends |
-//! | [`parent_changes`] | counts the transactions that change parents |
+//! | [`parent_changes`] | counts the transactions that change parents, and keeps moves from commits of children |
+//! | [`parent_keys`] | whether a parent keeps its keys |
 //! | [`parents`] | the tenant of a row by its foreign key |
 //! | [`shared`] | shared memory |
 //! | [`stats`] | counts what rules were asked, and what came of it |
@@ -64,6 +65,7 @@ pub mod known;
 pub mod locks;
 pub mod memo;
 pub mod parent_changes;
+pub mod parent_keys;
 pub mod parents;
 pub mod partitions;
 pub mod plan;

@@ -1,7 +1,10 @@
 //! Counts, in shared memory, the transactions that change parents (see [`super::children`]): those that delete a row from
 //! which rows of other tables have their tenants, change its key, or move it to another tenant.
+//!
+//! A transaction that gives children another tenant commits under a lock which those that commit children share. It moves a
+//! parent, or it removes one and gives another tenant's row the key.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +14,8 @@ use super::locks::{self, Patience, Tag};
 use super::process::process_local;
 use super::session::{self, Session};
 use super::shared::Region;
-use super::{gucs, report};
+use super::{children, gucs, report};
+use crate::policy::backend::Trust;
 use crate::policy::mode::Mode;
 use crate::policy::rules::Rule;
 
@@ -30,13 +34,25 @@ pub enum Change {
     None,
     /// It deletes some or changes their keys.
     Removed,
-    /// It moves some to other tenants.
+    /// It moves some to other tenants, or may have put others' in their place.
     Moved,
+}
+
+/// Whose parents a transaction has removed.
+enum Removed {
+    /// None.
+    Nothing,
+    /// One tenant's, by its raw key.
+    Of(Vec<u8>),
+    /// Those of several.
+    OfSeveral,
 }
 
 process_local! {
     static SHARED: Cell<*const Shared> = const { Cell::new(ptr::null()) };
     static CHANGE: Cell<Change> = const { Cell::new(Change::None) };
+    /// What a rolled back savepoint removed stays: that costs no more than a lock.
+    static REMOVED: RefCell<Removed> = const { RefCell::new(Removed::Nothing) };
     /// Whether the change was counted as begun and must be counted as ended.
     static COMMITTING: Cell<bool> = const { Cell::new(false) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
@@ -83,6 +99,47 @@ pub fn note(change: Change) {
     }
 }
 
+/// Whether this transaction has changed parents.
+pub fn has_changed() -> bool {
+    CHANGE.get() != Change::None
+}
+
+/// Whether this transaction has removed parents. A plain frame.
+pub fn has_removed() -> bool {
+    REMOVED.try_borrow().map_or(true, |removed| !matches!(*removed, Removed::Nothing))
+}
+
+/// Whether they were those of several tenants. A plain frame.
+pub fn has_removed_of_several() -> bool {
+    REMOVED.try_borrow().is_ok_and(|removed| matches!(*removed, Removed::OfSeveral))
+}
+
+/// This transaction removes a tenant's parent, or takes its key from it.
+pub fn remove(tenant: Vec<u8>) {
+    if !has_changed() {
+        note(Change::Removed);
+        children::doubt();
+    }
+    let mut removed = REMOVED.borrow_mut();
+    *removed = match &*removed {
+        Removed::Nothing => Removed::Of(tenant),
+        Removed::Of(before) if *before == tenant => return,
+        _ => Removed::OfSeveral,
+    };
+}
+
+/// This transaction gives a tenant's parent a key, which may be that of one that it has removed.
+pub fn give(tenant: &[u8]) {
+    let replaces = match &*REMOVED.borrow() {
+        Removed::Nothing => false,
+        Removed::Of(before) => before != tenant,
+        Removed::OfSeveral => true,
+    };
+    if replaces {
+        note(Change::Moved);
+    }
+}
+
 /// Waits until no move is being committed, and keeps others from being committed until this transaction has ended.
 pub fn keep_moves_out(session: &Session) {
     lock(session, CHANGE.get() == Change::Moved);
@@ -103,7 +160,7 @@ fn lock(session: &Session, exclusively: bool) {
         return;
     }
     let patience = Patience { milliseconds: gucs::hold_timeout() };
-    let locked = if exclusively { locks::take(tag, patience) } else { locks::share(tag, patience) };
+    let locked = if exclusively { locks::take_by_turns(tag, patience) } else { locks::share(tag, patience) };
     if locked.is_err() {
         report::error(
             PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
@@ -116,14 +173,17 @@ fn lock(session: &Session, exclusively: bool) {
 
 /// A plain frame.
 unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, _: *mut std::ffi::c_void) {
-    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PREPARE};
+    use pg_sys::XactEvent::{
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
+    };
     match event {
-        XACT_EVENT_PRE_COMMIT if CHANGE.get() != Change::None => {
-            // SAFETY: nothing in this frame has a destructor.
-            unsafe { begin_commit() };
-        }
+        // SAFETY: nothing in this frame has a destructor.
+        XACT_EVENT_PRE_COMMIT if has_changed() => unsafe { begin_commit() },
+        // SAFETY: as above.
+        XACT_EVENT_PRE_PREPARE if CHANGE.get() == Change::Moved => unsafe { begin_prepare() },
         XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
             CHANGE.set(Change::None);
+            REMOVED.replace(Removed::Nothing);
             if COMMITTING.replace(false)
                 && let Some(shared) = shared()
             {
@@ -145,4 +205,20 @@ unsafe extern "C-unwind" fn begin_commit() {
         shared.begun.fetch_add(1, Ordering::SeqCst);
         COMMITTING.set(true);
     }
+}
+
+/// A move that is prepared keeps the lock until it is committed, so that no children are committed beside that. The unproven
+/// backend could leave it there.
+#[pg_guard]
+unsafe extern "C-unwind" fn begin_prepare() {
+    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return };
+    if are_guarded(&session) && session.who.identity.trust() != Some(Trust::Proven) {
+        report::error(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "cannot prepare a transaction that moves rows from which others have their tenants",
+            "Until it ends, nobody could commit rows that have their tenants from others. Only a proven backend may prepare one.",
+            "End it with COMMIT.",
+        );
+    }
+    lock(&session, true);
 }

@@ -13,13 +13,14 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::memo::{Memory, column};
 use super::parent_changes::Change;
+use super::parent_keys::ParentKeys;
 use super::parents::{self, Whose};
 use super::process::process_local;
 use super::relation::{Locate, Relation};
 use super::report::{self, Report};
 use super::row_count::RowCount;
 use super::session::{self, Session};
-use super::{audit, cascade, children, parent_changes, relation, statement, tenants};
+use super::{audit, cascade, children, parent_changes, parent_keys, relation, statement, tenants};
 use crate::policy::backend::Trust;
 use crate::policy::limits::{self, Passed};
 use crate::policy::looks::Look;
@@ -50,6 +51,8 @@ struct RowGuard {
     memory: Memory,
     /// Whether rows of other tables have their tenants from rows of this one.
     is_parent: bool,
+    /// By which columns, as far as the statement may change them.
+    keys: ParentKeys,
     /// Whether a foreign key led to this table, which the session may not write.
     beyond: bool,
     /// Counts rows, where they are limited.
@@ -91,17 +94,19 @@ pub unsafe extern "C-unwind" fn holdfast_guard_row(fcinfo: pg_sys::FunctionCallI
             if !(*guard).memory.passes(row) {
                 report::raise(check(fcinfo, row));
             }
+            let mut same = true;
             if updated {
                 let new = (*data).tg_newslot;
-                if !(*guard).memory.same_tenant(row, new) {
+                same = (*guard).memory.same_tenant(row, new);
+                if !same {
                     count(guard);
                     if !(*guard).memory.passes(new) {
                         report::raise(check(fcinfo, new));
                     }
-                    if (*guard).is_parent {
-                        note_move(fcinfo);
-                    }
                 }
+            }
+            if (*guard).is_parent && may_change_hands(guard, data, event, same) {
+                note_parent(fcinfo);
             }
         }
         if (*guard).count.is_over(event, (*data).tg_trigtuple) {
@@ -169,6 +174,7 @@ impl RowGuard {
             looks: None,
             memory: Memory::NONE,
             is_parent: false,
+            keys: ParentKeys::UNKNOWN,
             beyond: false,
             count: RowCount::OFF,
         };
@@ -192,32 +198,23 @@ impl RowGuard {
 /// Whether a statement may take away rows under the keys by which others refer to them: it deletes, or it updates a column of
 /// a key, or another trigger may.
 unsafe fn may_lose_parents(data: &pg_sys::TriggerData) -> bool {
-    // SAFETY: the trigger manager gives an open relation, whose triggers include this one; the set of keys is a copy.
-    unsafe {
-        match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-            pg_sys::TRIGGER_EVENT_UPDATE => {
-                let kind = pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_KEY;
-                let keys = pg_sys::RelationGetIndexAttrBitmap(data.tg_relation, kind);
-                (*(*data.tg_relation).trigdesc).numtriggers > 1 && has_other_update_triggers(data.tg_relation)
-                    || pg_sys::bms_overlap(keys, data.tg_updatedcols)
-            }
-            // An INSERT may go on to update the row that it conflicts with.
-            pg_sys::TRIGGER_EVENT_INSERT => statement::frame().upserts,
-            _ => true,
-        }
+    match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+        // SAFETY: the trigger manager's data.
+        pg_sys::TRIGGER_EVENT_UPDATE => unsafe { parent_keys::may_change_keys(data) },
+        // An INSERT may go on to update the row that it conflicts with.
+        pg_sys::TRIGGER_EVENT_INSERT => statement::frame().upserts,
+        _ => true,
     }
 }
 
-/// Whether triggers beside the guard see a row before it is updated, and may change its key.
-unsafe fn has_other_update_triggers(relation: pg_sys::Relation) -> bool {
-    const SEES_UPDATES: i16 =
-        (pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_UPDATE) as i16;
-    // SAFETY: the caller gives a relation that has triggers.
-    let triggers = unsafe {
-        let descriptor = (*relation).trigdesc;
-        std::slice::from_raw_parts((*descriptor).triggers, usize::try_from((*descriptor).numtriggers).unwrap_or(0))
-    };
-    triggers.iter().filter(|t| t.tgtype & SEES_UPDATES == SEES_UPDATES).count() > 1
+/// Whether the write of a parent may give its children another tenant, or is part of what does. A plain frame.
+unsafe fn may_change_hands(guard: *const RowGuard, data: *const pg_sys::TriggerData, event: u32, same: bool) -> bool {
+    match event {
+        pg_sys::TRIGGER_EVENT_INSERT => parent_changes::has_removed(),
+        pg_sys::TRIGGER_EVENT_DELETE => !parent_changes::has_removed_of_several(),
+        // SAFETY: the caller gives this statement's guard, and the trigger manager's data.
+        _ => unsafe { !same || !(*guard).keys.stay((*data).tg_trigslot, (*data).tg_newslot) },
+    }
 }
 
 /// Decides about a row that doesn't pass at first sight.
@@ -300,26 +297,45 @@ fn settle(session: &Session, refusal: Refusal) -> *const Report {
     audit::settle(session, refusal)
 }
 
-/// Whether an UPDATE moves a row, from which rows of other tables have their tenants, to another tenant.
+/// A row from which rows of other tables have their tenants is written: whether it moves to another tenant, or takes the place of
+/// one of another tenant.
 #[pg_guard]
-unsafe extern "C-unwind" fn note_move(fcinfo: pg_sys::FunctionCallInfo) {
+unsafe extern "C-unwind" fn note_parent(fcinfo: pg_sys::FunctionCallInfo) {
     // SAFETY: prepare() has run at this call site, and the trigger manager gives an open relation.
-    let (guard, data, oid) = unsafe {
+    let (guard, data, oid, memory) = unsafe {
         let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
-        (&*(*(*fcinfo).flinfo).fn_extra.cast::<RowGuard>(), data, (*data.tg_relation).rd_id)
+        let flinfo = &*(*fcinfo).flinfo;
+        (&mut *flinfo.fn_extra.cast::<RowGuard>(), data, (*data.tg_relation).rd_id, flinfo.fn_mcxt)
     };
     let Some((session, relation)) = statement_facts(guard.statement, oid) else { return };
+    // Nobody's is empty, which is no tenant's.
     let tenant_of = |slot: *mut pg_sys::TupleTableSlot| {
         // SAFETY: the slot is one of the trigger's.
         let value = |attnum| unsafe { column(slot, c_int::from(attnum)) };
         match parents::whose(&session, &relation, &value) {
-            Whose::Tenants(raw) => Some(raw),
-            Whose::Everybodys | Whose::Nobodys => None,
+            Whose::Tenants(raw) => raw,
+            Whose::Everybodys | Whose::Nobodys => Vec::new(),
         }
     };
-    if tenant_of(data.tg_trigslot) != tenant_of(data.tg_newslot) {
-        parent_changes::note(Change::Moved);
-        children::doubt();
+    let (row, new) = (data.tg_trigslot, data.tg_newslot);
+    match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+        pg_sys::TRIGGER_EVENT_INSERT => parent_changes::give(&tenant_of(row)),
+        pg_sys::TRIGGER_EVENT_DELETE => parent_changes::remove(tenant_of(row)),
+        _ => {
+            if !guard.keys.are_known() {
+                // SAFETY: an UPDATE's data; fn_mcxt is where a function keeps what should live as long as its call site.
+                guard.keys = unsafe { ParentKeys::find(data, memory) };
+            }
+            let (before, after) = (tenant_of(row), tenant_of(new));
+            if before != after {
+                parent_changes::note(Change::Moved);
+                children::doubt();
+            // SAFETY: the slots are the trigger's.
+            } else if !unsafe { guard.keys.stay(row, new) } {
+                parent_changes::remove(before);
+                parent_changes::give(&after);
+            }
+        }
     }
 }
 

@@ -70,6 +70,7 @@ mod race;
 mod readiness;
 mod refusals;
 mod remembered;
+mod replaced;
 mod report;
 mod restore;
 mod rooms;
@@ -159,6 +160,7 @@ fn registry() -> Vec<(&'static str, Vec<Test>)> {
         ("readiness", readiness::tests()),
         ("refusals", refusals::tests()),
         ("remembered", remembered::tests()),
+        ("replaced", replaced::tests()),
         ("report", report::tests()),
         ("restore", restore::tests()),
         ("rooms", rooms::tests()),
