@@ -87,9 +87,10 @@ pub(super) fn guard_as(session: &Session, relation: Regclass, source: &TenantSou
     }
 }
 
+/// A temporary one is its session's own affair.
 fn children(relation: Regclass) -> impl Iterator<Item = Regclass> {
     let inheritors = relation::inheritors(relation.0).into_iter();
-    inheritors.filter(|child| !relation::is_partition(*child)).map(Regclass)
+    inheritors.filter(|child| !relation::is_partition(*child) && !relation::is_temporary(*child)).map(Regclass)
 }
 
 /// Whether a table has what names its rows' tenants; the parent table, where it is a foreign key.

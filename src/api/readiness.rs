@@ -94,9 +94,13 @@ fn tables(session: &Session) -> Tables {
             tables.tenant.push(*oid);
         }
         if table.class.guarded() && table.guard != GuardState::Enabled {
-            tables.damaged.push((table.name.to_string(), table.guard));
+            let name = table.child.as_ref().map_or(&table.name, |(child, _)| child).to_string();
+            tables.damaged.push((name, table.guard));
         }
     }
+    // A child by inheritance is found by itself and by its parents.
+    tables.damaged.sort_by(|one, other| one.0.cmp(&other.0));
+    tables.damaged.dedup_by(|one, other| one.0 == other.0);
     tables
 }
 

@@ -239,6 +239,8 @@ pub const REFERENCED_TABLE: pg_sys::AttrNumber = CONSTRAINED_TABLE + 4;
 pub struct RequestedWrite {
     /// The table or view.
     pub relation: pg_sys::Oid,
+    /// Whether rows of its children are written with its own: not by INSERT, COPY and ONLY.
+    pub with_children: bool,
     /// `ACL_INSERT` and so on.
     pub permissions: u32,
     /// Columns that INSERT names, offset by `FirstLowInvalidHeapAttributeNumber`.
@@ -269,6 +271,7 @@ unsafe fn requested_write(cell: *mut std::ffi::c_void) -> Option<RequestedWrite>
     let entry = unsafe { &*cell.cast::<pg_sys::RangeTblEntry>() };
     (entry.rtekind == pg_sys::RTEKind::RTE_RELATION).then_some(RequestedWrite {
         relation: entry.relid,
+        with_children: entry.inh,
         permissions: entry.requiredPerms,
         inserted: entry.insertedCols,
         updated: entry.updatedCols,
@@ -281,6 +284,7 @@ unsafe fn requested_write(cell: *mut std::ffi::c_void) -> Option<RequestedWrite>
     let info = unsafe { &*cell.cast::<pg_sys::RTEPermissionInfo>() };
     Some(RequestedWrite {
         relation: info.relid,
+        with_children: info.inh,
         permissions: info.requiredPerms as u32,
         inserted: info.insertedCols,
         updated: info.updatedCols,

@@ -151,13 +151,19 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
     let mut depends_on = Vec::new();
     let locate = locate(session, oid, &class, &mut depends_on);
     let parts = if own.has_children && class.guarded() { inheritors(oid) } else { Vec::new() };
-    let mut guard = own.guard;
+    let (mut guard, mut child) = (own.guard, None);
     for part in &parts {
-        // Rows that are written through this table land there as well.
-        guard = guard.max(facts(session, *part).map_or(GuardState::Enabled, |part| part.state_within_another(&class)));
+        // Rows that are written through this table land, or lie, there as well.
+        let Some(part) = facts(session, *part) else { continue };
+        let state = part.state_within_another(&class);
+        if state > guard {
+            guard = state;
+            // Partitions are guarded with the whole, children stand beside it.
+            child = (own.kind != pg_sys::RELKIND_PARTITIONED_TABLE).then(|| (part.table.name.clone(), own.guard));
+        }
     }
     if guard == GuardState::Missing && restored(&session.policy, classified) {
-        guard = GuardState::Unrestored;
+        (guard, child) = (GuardState::Unrestored, None);
     }
     // A restore creates foreign keys even later than triggers.
     if guard != GuardState::Unrestored
@@ -167,6 +173,7 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
             TenantSource::Parent(_) => GuardState::Pathless,
             TenantSource::Columns(_) | TenantSource::Constant(_) => GuardState::Columnless,
         };
+        child = None;
     }
     depends_on.extend(parts);
     let name_of = |oid| Entry::read(oid).map(|entry| entry.name);
@@ -176,7 +183,7 @@ pub fn facts(session: &Session, oid: pg_sys::Oid) -> Option<Rc<Relation>> {
         pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_FOREIGN_TABLE
     );
     let relation = Rc::new(Relation {
-        table: Table { name: own.name, classified: stands_for_it, class, guard },
+        table: Table { name: own.name, classified: stands_for_it, class, guard, child },
         // The extension's own have a rule for themselves.
         beside_the_point: own.temporary || !writable || own.schema == session.catalog.schema,
         ours: own.schema == session.catalog.schema,
@@ -251,6 +258,11 @@ pub fn own_guard(oid: pg_sys::Oid) -> GuardState {
 /// Whether a relation is a partition.
 pub fn is_partition(oid: pg_sys::Oid) -> bool {
     Entry::read(oid).is_some_and(|entry| entry.partition)
+}
+
+/// Whether a relation is temporary.
+pub fn is_temporary(oid: pg_sys::Oid) -> bool {
+    Entry::read(oid).is_some_and(|entry| entry.temporary)
 }
 
 /// Whether a table's classification came out of a dump.

@@ -243,7 +243,7 @@ unsafe extern "C-unwind" fn check(
     let named = source.columns().get(missing).map_or("", String::as_str);
     if matches!(relation.locate, Locate::Nowhere) && relation.table.guard != GuardState::Unrestored {
         let attempt = Attempt { backend: identity.name().map(str::to_owned), ..attempt() };
-        return settle(&session, Refusal::guard_tampering(attempt, relation.table.guard, &relation.table.class));
+        return settle(&session, Refusal::unreliable_guard(attempt, &relation.table));
     }
     let (raw, tenant) = match parents::hold_tenant(&session, &relation, &value) {
         Ok(held) => held,

@@ -162,8 +162,19 @@ pub struct Table {
     pub classified: Option<TableName>,
     /// Whose rows it holds.
     pub class: TableClass,
-    /// The state of its guard; read for guarded tables only.
+    /// The state of its guard, that of its partitions and children included; read for guarded tables only.
     pub guard: GuardState,
+    /// The child by inheritance that is guarded worse than the table itself, whose own guard's state is beside it.
+    pub child: Option<(TableName, GuardState)>,
+}
+
+impl Table {
+    /// The table as a statement meets it that doesn't reach its children by inheritance: INSERT, UPDATE ONLY. None where that
+    /// makes no difference.
+    pub fn without_children(&self) -> Option<Table> {
+        let (_, own) = self.child.as_ref()?;
+        Some(Table { guard: *own, child: None, ..self.clone() })
+    }
 }
 
 /// What `allow_writes` allowed: one command on one table.
@@ -229,7 +240,7 @@ pub fn check_table(
     let Some(first) = writes.first().map(|w| w.command) else { return refusals };
 
     if table.class.guarded() && !guard_suffices(identity, table, writes) {
-        refusals.push(Refusal::guard_tampering(attempt(first), table.guard, &table.class));
+        refusals.push(Refusal::unreliable_guard(attempt(first), table));
     }
     match (identity.trust(), &table.class) {
         (_, TableClass::Exempt { backend: None }) | (Some(Trust::Proven), _) => {}

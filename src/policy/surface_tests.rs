@@ -10,7 +10,8 @@ fn session(trust: Option<Trust>) -> Identity {
 }
 
 fn table(class: TableClass, guard: GuardState) -> Table {
-    Table { name: TableName { schema: "public".into(), name: "agents".into() }, classified: None, class, guard }
+    let name = TableName { schema: "public".into(), name: "agents".into() };
+    Table { name, classified: None, class, guard, child: None }
 }
 
 fn tenant() -> TableClass {

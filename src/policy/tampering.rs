@@ -15,13 +15,15 @@ pub struct Change<'a> {
     pub before: GuardState,
     /// And after it.
     pub after: GuardState,
+    /// The child by inheritance whose guard that is, where it isn't the table's own.
+    pub child: Option<&'a TableName>,
 }
 
 /// Whether a command may leave a guard behind like this. One that was damaged before may be changed: its table takes no
 /// writes anyway, and repairs and restores go through states that aren't whole.
 pub fn check_change(identity: &Identity, command: &str, change: &Change) -> Option<Refusal> {
     let damaged = change.before == GuardState::Enabled && change.after != GuardState::Enabled;
-    damaged.then(|| Refusal::damaged_guard(attempt(identity, command, Some(change.table)), change.after))
+    damaged.then(|| Refusal::damaged_guard(attempt(identity, command, Some(change.table)), change.after, change.child))
 }
 
 /// A command that changes a part of the guard: a table, view, function, trigger of the extension, its schema, itself.
@@ -143,7 +145,7 @@ mod tests {
         ];
         for (before, after, refused) in cases {
             for trust in [Trust::Proven, Trust::Unproven] {
-                let change = Change { table: &table(), before, after };
+                let change = Change { table: &table(), before, after, child: None };
                 let refusal = check_change(&session(trust), "ALTER TABLE", &change);
                 assert_eq!(refusal.map(|r| r.rule), refused.then_some(Rule::GuardTampering), "{before:?} {after:?}");
             }

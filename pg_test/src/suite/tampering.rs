@@ -5,7 +5,7 @@
 use anyhow::{Result, bail, ensure};
 
 use super::Test;
-use super::scene::{Scene, in_break_glass};
+use super::scene::{Scene, in_break_glass, refused_by};
 use crate::client::Session;
 use crate::cluster::Cluster;
 
@@ -17,6 +17,10 @@ pub fn tests() -> Vec<Test> {
         Test::shared("a_trigger_that_sorts_after_the_guard_doesnt_get_rows_past_it", later_trigger),
         Test::shared("a_guard_renamed_to_sort_first_doesnt_let_rows_past", renamed_guard),
         Test::shared("rows_of_inheritance_children_are_guarded", inheritance_children),
+        Test::shared("children_are_guarded_as_they_come", children_that_come),
+        Test::shared("an_unguarded_child_closes_what_reaches_it", unguarded_child),
+        Test::shared("children_that_nothing_can_guard_are_refused", unguardable_children),
+        Test::shared("temporary_children_are_passed_over", temporary_children),
         Test::shared("a_renamed_tenant_column_doesnt_open_the_table", renamed_column),
         Test::shared("a_dropped_tenant_column_doesnt_open_the_table", dropped_column),
         Test::shared("a_retyped_tenant_column_doesnt_open_the_table", retyped_column),
@@ -69,7 +73,7 @@ fn a_damaged_guard_stops_all_writes(cluster: &Cluster) -> Result<()> {
         superuser.exec(&in_break_glass(damage))?;
         for write in writes {
             let refusal = superuser.refused(write)?;
-            super::scene::refused_by("guard_tampering", &refusal, write)?;
+            refused_by("guard_tampering", &refusal, write)?;
             ensure!(refusal.message == format!("the guard of table \"orders\" is {state}"), "{damage}\n{refusal:?}");
             ensure!(
                 refusal.hint.as_deref()
@@ -178,12 +182,130 @@ fn inheritance_children(cluster: &Cluster) -> Result<()> {
     }
     // A child that comes later.
     superuser.exec("CREATE TABLE more () INHERITS (orders)")?;
-    superuser.exec("INSERT INTO more VALUES (70, 20)").or_else(|_| {
-        superuser.exec("SET session_replication_role = replica; ALTER TABLE more DISABLE TRIGGER ALL")?;
-        superuser.exec("INSERT INTO more VALUES (70, 20); RESET session_replication_role")
-    })?;
+    stays_refused(&mut superuser, "INSERT INTO more VALUES (70, 20)")?;
+    let off = "SET session_replication_role = replica";
+    scene.damage(&format!("{off}; ALTER TABLE more DISABLE TRIGGER ALL; INSERT INTO more VALUES (70, 20)"))?;
     stays_refused(&mut superuser, "UPDATE orders SET note = 'x' WHERE id = 70")?;
     stays_refused(&mut superuser, "DELETE FROM orders WHERE id = 70")
+}
+
+/// What a backend's nightly job makes of its own tables goes on as before, and is no way around the guard.
+fn children_that_come(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "tampering")?;
+    let mut superuser = scene.operator()?;
+    superuser.exec(&format!(
+        "CREATE TABLE items (id int PRIMARY KEY, order_id int REFERENCES orders);
+         SELECT holdfast.guard_table('items', via := 'order_id');
+         ALTER TABLE orders OWNER TO {0}; ALTER TABLE plans OWNER TO {0}; ALTER TABLE items OWNER TO {0};
+         GRANT CREATE ON DATABASE {1} TO {0}",
+        scene.legacy, scene.database.name
+    ))?;
+    let mut legacy = scene.legacy()?;
+    // (how the child comes, its name, its parent, what writes another's row to it)
+    let cases = [
+        ("CREATE TABLE late () INHERITS (orders)", "late", "orders", "VALUES (80, 20)"),
+        ("CREATE TABLE later () INHERITS (late)", "later", "late", "VALUES (80, 20)"),
+        ("CREATE TABLE joins (LIKE orders); ALTER TABLE joins INHERIT orders", "joins", "orders", "VALUES (80, 20)"),
+        ("DO 'BEGIN CREATE TABLE done () INHERITS (orders); END'", "done", "orders", "VALUES (80, 20)"),
+        ("CREATE SCHEMA own CREATE TABLE late () INHERITS (public.orders)", "own.late", "orders", "VALUES (80, 20)"),
+        // Its columns tell, and they do in the other parent too.
+        ("CREATE TABLE of_both () INHERITS (plans, orders)", "of_both", "orders", "(tenant_id) VALUES (20)"),
+        (
+            "CREATE TABLE part (PRIMARY KEY (id), FOREIGN KEY (order_id) REFERENCES orders) INHERITS (items)",
+            "part",
+            "items",
+            "VALUES (80, 2)",
+        ),
+    ];
+    for (how, child, parent, theirs) in cases {
+        legacy.exec(how)?;
+        let found: String = superuser.one(&format!(
+            "SELECT class || ' ' || guard FROM holdfast.coverage WHERE relation = '{child}'::regclass"
+        ))?;
+        ensure!(found == "tenant enabled", "{how}: {found}");
+        let write = format!("INSERT INTO {child} {theirs}");
+        refused_by("not_owner", &legacy.refused(&write)?, &write)?;
+        legacy.exec(&format!(
+            "BEGIN; DELETE FROM {parent} WHERE id = 1; UPDATE {parent} SET id = 1 WHERE id = 1; ROLLBACK"
+        ))?;
+    }
+    legacy.exec("CREATE TABLE more_plans () INHERITS (plans)")?;
+    let guarded = "SELECT guard FROM holdfast.coverage WHERE relation = 'more_plans'::regclass AND class = 'global'";
+    ensure!(superuser.one::<String>(guarded)? == "enabled");
+    legacy.exec("INSERT INTO orders VALUES (81, 10); INSERT INTO late VALUES (82, 10); UPDATE orders SET note = 'x' WHERE id = 82")?;
+    // A change that is taken back takes the child's guard with it.
+    legacy.exec("BEGIN; CREATE TABLE brief () INHERITS (orders); ROLLBACK")?;
+    let findings =
+        superuser.rows("SELECT FROM holdfast.coverage WHERE finding IS NOT NULL AND relation <> 'loose'::regclass")?;
+    ensure!(findings.is_empty(), "{} findings", findings.len());
+    Ok(())
+}
+
+/// One that came while nobody looked keeps nobody from the rows of its parent.
+fn unguarded_child(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "tampering")?;
+    let mut superuser = scene.operator()?;
+    let mut rebuilt = scene.rebuilt()?;
+    superuser.exec(
+        "SELECT holdfast.set_mode('off'); CREATE TABLE heir () INHERITS (orders); SELECT holdfast.set_mode('enforce');
+         INSERT INTO orders VALUES (71, 10); COPY orders (id, tenant_id) FROM PROGRAM 'echo 72,10' (FORMAT csv);
+         UPDATE ONLY orders SET note = 'x' WHERE id = 71; DELETE FROM ONLY orders WHERE id = 71",
+    )?;
+    rebuilt.exec("UPDATE ONLY orders SET note = 'x' WHERE id = 2 AND tenant_id = 20")?;
+    for session in [&mut superuser, &mut rebuilt] {
+        for write in ["UPDATE orders SET note = 'x' WHERE id = 2 AND tenant_id = 20", "DELETE FROM orders WHERE id = 2"]
+        {
+            let refusal = session.refused(write)?;
+            refused_by("guard_tampering", &refusal, write)?;
+            ensure!(
+                refusal.message == "the guard of table \"heir\", which inherits from table \"orders\", is missing",
+                "{}",
+                refusal.message
+            );
+        }
+    }
+    let told: String = superuser.one("SELECT detail FROM holdfast.readiness('10', 'rebuilt') WHERE name = 'guards'")?;
+    ensure!(told.contains("damaged: public.heir (missing)"), "{told}");
+    // Nor does it keep others from coming.
+    superuser.exec("CREATE TABLE sound () INHERITS (orders)")?;
+    superuser.exec("SELECT holdfast.guard_table('orders', 'tenant_id'); UPDATE orders SET note = 'x' WHERE id = 1")
+}
+
+/// Such a child would close its parent.
+fn unguardable_children(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "tampering")?;
+    let mut superuser = scene.operator()?;
+    superuser.exec(
+        "CREATE TABLE items (id int PRIMARY KEY, order_id int REFERENCES orders);
+         SELECT holdfast.guard_table('items', via := 'order_id');
+         CREATE TABLE everybodys (LIKE orders); SELECT holdfast.guard_global('everybodys');
+         CREATE FOREIGN DATA WRAPPER far; CREATE SERVER far FOREIGN DATA WRAPPER far",
+    )?;
+    for (command, child) in [
+        ("CREATE TABLE astray () INHERITS (items)", "public.astray"),
+        ("ALTER TABLE everybodys INHERIT orders", "public.everybodys"),
+        ("CREATE FOREIGN TABLE far () INHERITS (orders) SERVER far", "public.far"),
+    ] {
+        let refusal = superuser.refused(command)?;
+        refused_by("guard_tampering", &refusal, command)?;
+        let why = format!("Afterwards table \"{child}\", which inherits from it, would not be guarded as it is.");
+        let detail = refusal.detail.unwrap_or_default();
+        ensure!(detail.contains(&why), "{detail}");
+    }
+    superuser.exec("INSERT INTO items VALUES (1, 1); UPDATE orders SET note = 'x' WHERE id = 1")
+}
+
+fn temporary_children(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "tampering")?;
+    let mut superuser = scene.operator()?;
+    let mut other = scene.operator()?;
+    other.exec("CREATE TEMP TABLE brief () INHERITS (orders); INSERT INTO brief VALUES (90, 20)")?;
+    other.exec("INSERT INTO orders VALUES (91, 10); UPDATE orders SET note = 'x' WHERE id IN (90, 91)")?;
+    superuser.exec("UPDATE orders SET note = 'y' WHERE id = 91; SELECT holdfast.guard_table('orders', 'tenant_id')")?;
+    ensure!(
+        superuser.one::<i64>("SELECT count(*) FROM holdfast.classified_table WHERE relation::text LIKE '%brief'")? == 0
+    );
+    Ok(())
 }
 
 /// Changes the tenant column of a guarded table; then legacy must not write rebuilt's row, and is told what is wrong.

@@ -26,6 +26,18 @@ struct Before {
 }
 
 impl Before {
+    /// A guarded table as it is now.
+    fn of(session: &Session, table: pg_sys::Oid) -> Option<Before> {
+        let relation = relation::facts(session, table).filter(|r| r.table.class.guarded())?;
+        Some(Before {
+            table,
+            guard: relation.table.guard,
+            classified: relation.classified,
+            class: relation.table.class.clone(),
+            bearings: relation.bearings(),
+        })
+    }
+
     /// What the command has left of the guard. One that is whole, but by which rows have other tenants than before, isn't.
     fn now(&self, after: &Relation) -> GuardState {
         let same = self.class != after.table.class || self.bearings == after.bearings();
@@ -39,15 +51,23 @@ impl Before {
     }
 }
 
+/// A table that gets children by inheritance.
+struct Parent {
+    before: Before,
+    /// Those that it has already, theirs included.
+    children: Vec<pg_sys::Oid>,
+}
+
 struct Notes {
     /// Tables as they were before the command.
     tables: Vec<Before>,
+    parents: Vec<Parent>,
     /// Objects by catalog and number.
     objects: Vec<(pg_sys::Oid, pg_sys::Oid)>,
 }
 
 process_local! {
-    static NOTES: RefCell<Notes> = const { RefCell::new(Notes { tables: Vec::new(), objects: Vec::new() }) };
+    static NOTES: RefCell<Notes> = const { RefCell::new(Notes { tables: Vec::new(), parents: Vec::new(), objects: Vec::new() }) };
     static RUNNING: Cell<Running> = const { Cell::new(Running { tag: pg_sys::CommandTag::CMDTAG_UNKNOWN, judged: false }) };
 }
 
@@ -66,6 +86,7 @@ pub(super) fn begins(tag: pg_sys::CommandTag::Type, of_client: bool) -> Running 
         NOTES.with(|notes| {
             let mut notes = notes.borrow_mut();
             notes.tables.clear();
+            notes.parents.clear();
             notes.objects.clear();
         });
     }
@@ -101,7 +122,7 @@ pub(super) fn judges_parts() -> bool {
 pub(super) fn has_notes() -> bool {
     NOTES.with(|notes| {
         let notes = notes.borrow();
-        !notes.tables.is_empty() || !notes.objects.is_empty()
+        !notes.tables.is_empty() || !notes.parents.is_empty() || !notes.objects.is_empty()
     })
 }
 
@@ -110,15 +131,17 @@ pub(super) fn note_table(session: &Session, table: pg_sys::Oid) {
     if NOTES.with(|notes| notes.borrow().tables.iter().any(|before| before.table == table)) {
         return;
     }
-    let Some(relation) = relation::facts(session, table).filter(|r| r.table.class.guarded()) else { return };
-    let before = Before {
-        table,
-        guard: relation.table.guard,
-        classified: relation.classified,
-        class: relation.table.class.clone(),
-        bearings: relation.bearings(),
-    };
-    NOTES.with(|notes| notes.borrow_mut().tables.push(before));
+    if let Some(before) = Before::of(session, table) {
+        NOTES.with(|notes| notes.borrow_mut().tables.push(before));
+    }
+}
+
+/// Notes that the command gives a table a child by inheritance. A dump brings the children's triggers later.
+pub(super) fn note_parent(session: &Session, table: pg_sys::Oid) {
+    if let Some(before) = Before::of(session, table).filter(|before| before.guard != GuardState::Unrestored) {
+        let children = relation::inheritors(table);
+        NOTES.with(|notes| notes.borrow_mut().parents.push(Parent { before, children }));
+    }
 }
 
 /// Notes an object that the command makes or moves: only afterwards can it be seen where it is.
@@ -126,12 +149,14 @@ pub(super) fn note_object(class: pg_sys::Oid, object: pg_sys::Oid) {
     NOTES.with(|notes| notes.borrow_mut().objects.push((class, object)));
 }
 
-/// `guard_tampering` for what was noted.
+/// `guard_tampering` for what was noted. `part`: whether the command is one of those that Postgres makes of another; a new
+/// child gets its foreign keys by such.
 #[pg_guard]
-pub(super) unsafe extern "C-unwind" fn check() -> *const Report {
-    let (tables, made) = NOTES.with(|notes| {
+pub(super) unsafe extern "C-unwind" fn check(part: bool) -> *const Report {
+    let (mut tables, parents, made) = NOTES.with(|notes| {
         let mut notes = notes.borrow_mut();
-        (std::mem::take(&mut notes.tables), std::mem::take(&mut notes.objects))
+        let parents = if part { Vec::new() } else { std::mem::take(&mut notes.parents) };
+        (std::mem::take(&mut notes.tables), parents, std::mem::take(&mut notes.objects))
     });
     // SAFETY: has no precondition.
     if !unsafe { pg_sys::IsTransactionState() } {
@@ -139,7 +164,13 @@ pub(super) unsafe extern "C-unwind" fn check() -> *const Report {
     }
     // SAFETY: between two commands of a transaction; makes what the last one did visible to look-ups.
     unsafe { pg_sys::CommandCounterIncrement() };
-    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    let Some(mut session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    if !parents.is_empty() {
+        guard_children(&session, &parents);
+        let Some(now) = session::current() else { return ptr::null() };
+        session = now;
+        tables.extend(parents.into_iter().map(|parent| parent.before));
+    }
     for before in tables {
         let Some(relation) = relation::facts(&session, before.table) else { continue };
         if relation.table.class == TableClass::Unclassified && before.classified != before.table {
@@ -149,7 +180,8 @@ pub(super) unsafe extern "C-unwind" fn check() -> *const Report {
         if relation.table.class == TableClass::Unclassified {
             continue;
         }
-        let change = Change { table: &relation.table.name, before: before.guard, after: before.now(&relation) };
+        let child = relation.table.child.as_ref().map(|(child, _)| child);
+        let change = Change { table: &relation.table.name, before: before.guard, after: before.now(&relation), child };
         let report = tampering::check_change(&session.who.identity, &command(), &change)
             .map_or(ptr::null(), |r| audit::settle(&session, r));
         if !report.is_null() {
@@ -172,4 +204,21 @@ pub(super) unsafe extern "C-unwind" fn check() -> *const Report {
         }
     }
     ptr::null()
+}
+
+/// Guards new children as their parents are. Who has parents of both kinds holds tenants' rows.
+fn guard_children(session: &Session, parents: &[Parent]) {
+    let of_tenants = |parent: &&Parent| matches!(parent.before.class, TableClass::Tenant(_));
+    let (tenants, global): (Vec<_>, Vec<_>) = parents.iter().partition(of_tenants);
+    let mut guarded = Vec::new();
+    for parent in tenants.into_iter().chain(global) {
+        for child in relation::inheritors(parent.before.table) {
+            if !parent.children.contains(&child)
+                && !guarded.contains(&child)
+                && partitions::guard_child(session, child, parent.before.table)
+            {
+                guarded.push(child);
+            }
+        }
+    }
 }

@@ -67,7 +67,7 @@ pub(super) unsafe extern "C-unwind" fn check(statement: *mut pg_sys::Node) -> *c
         let look = Look::at_command(session.who.identity.trust());
         let report = session.who.counts.look(look, || judge(&session, statement));
         if report.is_null() {
-            follow_partitions(&session, statement);
+            follow_parts(&session, statement);
         }
         report
     }
@@ -95,13 +95,22 @@ unsafe fn judge(session: &Session, statement: *mut pg_sys::Node) -> *const Repor
     targets.map(|target| settle(Some(&target))).find(|report| !report.is_null()).unwrap_or(ptr::null())
 }
 
-/// Partitions that come get their guards from the whole; those that go are noted, since Postgres tells nobody.
-unsafe fn follow_partitions(session: &Session, statement: *mut pg_sys::Node) {
+/// Partitions that come get their guards from the whole; those that go are noted, since Postgres tells nobody, and so are
+/// tables that get children.
+unsafe fn follow_parts(session: &Session, statement: *mut pg_sys::Node) {
     use pg_sys::AlterTableType;
     // SAFETY: a node is cast to the type that its tag, or the kind of command, names; a missing table gives InvalidOid.
     unsafe {
-        if (*statement).type_ != pg_sys::NodeTag::T_AlterTableStmt {
-            return;
+        match (*statement).type_ {
+            pg_sys::NodeTag::T_CreateStmt | pg_sys::NodeTag::T_CreateForeignTableStmt => {
+                let create = &*statement.cast::<pg_sys::CreateStmt>();
+                if create.partbound.is_null() {
+                    all_named(create.inhRelations).into_iter().for_each(|oid| aftermath::note_parent(session, oid));
+                }
+                return;
+            }
+            pg_sys::NodeTag::T_AlterTableStmt => {}
+            _ => return,
         }
         let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
         let oid = |name: *mut pg_sys::RangeVar| {
@@ -114,6 +123,7 @@ unsafe fn follow_partitions(session: &Session, statement: *mut pg_sys::Node) {
             let partition = || oid((*command.def.cast::<pg_sys::PartitionCmd>()).name);
             match command.subtype {
                 _ if command.def.is_null() => {}
+                AlterTableType::AT_AddInherit => aftermath::note_parent(session, oid(command.def.cast())),
                 AlterTableType::AT_AttachPartition => {
                     aftermath::note_table(session, partition());
                     partitions::give_way(session, partition(), oid(alter.relation));

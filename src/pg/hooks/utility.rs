@@ -82,7 +82,7 @@ unsafe extern "C-unwind" fn process_utility(
         }
         // The statement may be gone by now; what it did is known.
         if aftermath::has_notes() && !session::inert() {
-            report::raise(aftermath::check());
+            report::raise(aftermath::check(part));
         }
         aftermath::ends(around);
         if uninstall::may_be_left() {

@@ -235,7 +235,7 @@ pub fn literal(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::surface::{GuardState, TableClass, TenantSource};
+    use super::super::surface::{GuardState, Table, TableClass, TenantSource};
     use super::*;
 
     fn attempt(command: &str) -> Attempt {
@@ -315,10 +315,15 @@ mod tests {
             (Refusal::tenant_frozen(attempt("INSERT"), "audit"), "holdfast.unfreeze('o''hara');".into()),
             (Refusal::unidentified(attempt("INSERT"), "bob"), "holdfast.add_identity('...', role => 'bob');".into()),
             (
-                Refusal::guard_tampering(
+                Refusal::unreliable_guard(
                     attempt("INSERT"),
-                    GuardState::Disabled,
-                    &TableClass::Tenant(TenantSource::Columns("t".into())),
+                    &Table {
+                        name: TableName { schema: "public".into(), name: "orders".into() },
+                        classified: None,
+                        class: TableClass::Tenant(TenantSource::Columns("t".into())),
+                        guard: GuardState::Disabled,
+                        child: None,
+                    },
                 ),
                 format!("holdfast.guard_table({table}, 't');"),
             ),

@@ -1,14 +1,23 @@
 //! `guard_tampering`.
 
-use super::{Attempt, Refusal, Rule, literal, table, table_literal};
-use crate::policy::surface::{GuardState, TableClass, TenantSource};
+use super::{Attempt, Refusal, Rule, TableName, literal, table, table_literal};
+use crate::policy::surface::{GuardState, Table, TableClass, TenantSource};
 
 impl Refusal {
     /// `guard_tampering`: the table is registered, but its trigger can't be relied on.
-    pub fn guard_tampering(attempt: Attempt, state: GuardState, class: &TableClass) -> Refusal {
-        let message = format!("the guard of table \"{}\" {}", table(&attempt), state.predicate());
+    pub fn unreliable_guard(attempt: Attempt, written: &Table) -> Refusal {
+        let state = written.guard;
+        let message = match &written.child {
+            Some((child, _)) => format!(
+                "the guard of table \"{}\", which inherits from table \"{}\", {}",
+                child.name,
+                table(&attempt),
+                state.predicate()
+            ),
+            None => format!("the guard of table \"{}\" {}", table(&attempt), state.predicate()),
+        };
         let relation = table_literal(&attempt);
-        let put_back = match class {
+        let put_back = match &written.class {
             TableClass::Tenant(TenantSource::Columns(columns)) => {
                 format!("SELECT holdfast.guard_table({relation}, {});", literal(&columns.to_string()))
             }
@@ -33,14 +42,23 @@ impl Refusal {
         Refusal::new(Rule::GuardTampering, attempt, message, "", hint)
     }
 
-    /// `guard_tampering`: a command that would leave the table worse guarded than it found it.
-    pub fn damaged_guard(attempt: Attempt, after: GuardState) -> Refusal {
+    /// `guard_tampering`: a command that would leave the table worse guarded than it found it, or `child`, which inherits from
+    /// it.
+    pub fn damaged_guard(attempt: Attempt, after: GuardState, child: Option<&TableName>) -> Refusal {
         let message = format!("{} would damage the guard of table \"{}\"", attempt.command, table(&attempt));
-        let reason = format!("Afterwards the guard of the table {}.", after.predicate());
-        let hint = format!(
-            "Take the table out of the guard first: SELECT holdfast.unguard_table({}); or run it in break-glass: {BREAK_GLASS}",
-            table_literal(&attempt)
-        );
+        let (reason, hint) = match child {
+            Some(child) => (
+                format!("Afterwards table \"{child}\", which inherits from it, would not be guarded as it is."),
+                format!("Guard table \"{child}\" as the other one is before it inherits from that."),
+            ),
+            None => (
+                format!("Afterwards the guard of the table {}.", after.predicate()),
+                format!(
+                    "Take the table out of the guard first: SELECT holdfast.unguard_table({}); or run it in break-glass: {BREAK_GLASS}",
+                    table_literal(&attempt)
+                ),
+            ),
+        };
         Refusal::new(Rule::GuardTampering, attempt, message, &reason, hint)
     }
 
