@@ -50,7 +50,9 @@ CREATE TABLE holdfast.identity (
     database text,
     application_name text,
     client_network cidr,
-    priority integer NOT NULL DEFAULT 100
+    priority integer NOT NULL DEFAULT 100,
+    -- What the role was called when the rule was added: all that is left of one that is dropped and created again.
+    role_name text
 );
 
 -- The public keys that tokens of a backend are signed with; a token's kid is a label.

@@ -36,8 +36,8 @@ fn add_identity(
     exists(database, "database", "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)");
     let network = client_network.map(|n| n.0);
     fetch(
-        "INSERT INTO holdfast.identity (backend, role, database, application_name, client_network, priority)
-         VALUES ($1, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = $2), $3, $4, pg_catalog.network($5::pg_catalog.inet), $6) RETURNING id",
+        "INSERT INTO holdfast.identity (backend, role, database, application_name, client_network, priority, role_name)
+         VALUES ($1, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = $2), $3, $4, pg_catalog.network($5::pg_catalog.inet), $6, $2) RETURNING id",
         &[backend.into(), role.into(), database.into(), application_name.into(), network.into(), priority.into()],
     )
     .unwrap_or_default()

@@ -190,16 +190,19 @@ impl Catalog {
             let network = row.network(5);
             // A network that can't be read must not make its rule match everybody.
             if row.is_null(5) || network.is_some() {
-                policy.identities.push(IdentityRule {
+                let rule = IdentityRule {
                     id: row.int8(0),
                     backend: row.text(1).unwrap_or_default(),
                     // A role that is gone has no name that a session could have.
                     role: (!row.is_null(2)).then(|| session::role_name(row.oid(2)).unwrap_or_default()),
+                    left_behind: false,
                     database: row.text(3),
                     application_name: row.text(4),
                     client_network: network,
                     priority: row.int4(6),
-                });
+                };
+                policy.identities.extend(row.text(7).and_then(|name| rule.left_behind_as(name)));
+                policy.identities.push(rule);
             }
         });
         scan(self.identity_key, |row| {

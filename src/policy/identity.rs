@@ -7,7 +7,12 @@
 //!    `holdfast.backend`, a superuser's SET SESSION AUTHORIZATION) it moves a session to a backend of lower trust, never
 //!    higher. One exception: a session that would otherwise be unidentified may be identified by the application_name it
 //!    logged in with, since the DBA who wrote such a rule and no default asked for just that.
-//! 3. Who is unidentified may not write what is guarded, and that is all. So a session that every rule binds stays bound when it
+//! 3. A rule is for the role that it was added for, by its number. Where that role has been dropped or renamed, its name is left
+//!    behind, and another role may come to bear it: by DROP ROLE and CREATE ROLE, as tools for deployment do it. To take that one
+//!    for the first would let whoever may create roles come by a proven backend; to take no notice of the name would make the unproven
+//!    backend's role the default backend's, which is proven most of the time. So a name that is left behind is one more claim: it
+//!    lowers trust, never raises it, until the DBA has added the rule anew.
+//! 4. Who is unidentified may not write what is guarded, and that is all. So a session that every rule binds stays bound when it
 //!    becomes unidentified, by its own claim or by the code it runs: otherwise that would be a way out.
 
 use std::net::IpAddr;
@@ -24,6 +29,8 @@ pub struct IdentityRule {
     pub backend: String,
     /// The login role.
     pub role: Option<String>,
+    /// Whether the role that the rule was added for doesn't bear this name any more.
+    pub left_behind: bool,
     /// The database.
     pub database: Option<String>,
     /// A LIKE pattern for application_name.
@@ -32,6 +39,14 @@ pub struct IdentityRule {
     pub client_network: Option<Network>,
     /// Smaller comes first; equal priorities in order of `id`.
     pub priority: i32,
+}
+
+impl IdentityRule {
+    /// The rule as it holds for another role that has come to bear the name which its own had; none while that one still has it.
+    pub fn left_behind_as(&self, name: String) -> Option<IdentityRule> {
+        let gone = self.role.as_ref().is_some_and(|role| *role != name);
+        gone.then(|| IdentityRule { role: Some(name), left_behind: true, ..self.clone() })
+    }
 }
 
 /// A CIDR block.
@@ -179,11 +194,14 @@ pub fn identify(
         let (claimed, source) = directory.base(login, role, default);
         restrict(&mut identity, claimed, source);
     }
+    let role = claims.session_role.as_deref().unwrap_or(&login.role);
     for application_name in [&login.application_name, &claims.application_name] {
-        let claim = directory.rules().filter(|r| r.application_name.is_some());
-        let role = claims.session_role.as_deref().unwrap_or(&login.role);
-        if let Some(rule) = { claim }.find(|r| directory.matches(r, login, role, Some(application_name))) {
-            restrict(&mut identity, directory.backend(&rule.backend), Source::Rule(rule.id));
+        // A rule whose role is another's by now must not keep one from counting that isn't.
+        for left_behind in [false, true] {
+            let mut claim = directory.rules().filter(|r| r.application_name.is_some() && r.left_behind == left_behind);
+            if let Some(rule) = claim.find(|r| directory.matches(r, login, role, Some(application_name))) {
+                restrict(&mut identity, directory.backend(&rule.backend), Source::Rule(rule.id));
+            }
         }
     }
     if let Some(name) = &claims.backend {
@@ -220,19 +238,38 @@ impl<'a> Directory<'a> {
         rules.into_iter()
     }
 
-    /// The first rule that matches; without an application_name only rules that rest on what the server knows.
+    /// The first rule that matches and is still for its role; without an application_name only rules that rest on what the server
+    /// knows.
     fn first(&self, login: &Login, role: &str, application_name: Option<&str>) -> Option<&'a IdentityRule> {
-        self.rules().find(|r| self.matches(r, login, role, application_name))
+        self.rules().find(|r| !r.left_behind && self.matches(r, login, role, application_name))
     }
 
     fn base(&self, login: &Login, role: &str, default: Option<&str>) -> (Option<&'a Backend>, Source) {
-        if let Some(rule) = self.first(login, role, None) {
-            return (self.backend(&rule.backend), Source::Rule(rule.id));
+        let first = self.first(login, role, None);
+        let (backend, source) = match first {
+            Some(rule) => (self.backend(&rule.backend), Source::Rule(rule.id)),
+            None => match default.and_then(|name| self.backend(name)) {
+                Some(backend) => (Some(backend), Source::Default),
+                None => (None, Source::Nothing),
+            },
+        };
+        let Some(left) = self.left_behind(login, role, first) else { return (backend, source) };
+        match self.backend(&left.backend) {
+            // Whom nothing else identifies isn't bound by every rule, which such a backend is.
+            Some(bound) if bound.trust < backend.map_or(Trust::Proven, |b| b.trust) => {
+                (Some(bound), Source::Rule(left.id))
+            }
+            _ => (backend, source),
         }
-        match default.and_then(|name| self.backend(name)) {
-            Some(backend) => (Some(backend), Source::Default),
-            None => (None, Source::Nothing),
-        }
+    }
+
+    /// The rule that would have counted in place of `first` if its role still had this name. One that names the role itself
+    /// says more of it than a name that another had.
+    fn left_behind(&self, login: &Login, role: &str, first: Option<&IdentityRule>) -> Option<&'a IdentityRule> {
+        let comes_first = |rule: &&IdentityRule| {
+            first.is_none_or(|first| first.role.is_none() && (rule.priority, rule.id) < (first.priority, first.id))
+        };
+        self.rules().filter(|r| r.left_behind && self.matches(r, login, role, None)).find(comes_first)
     }
 
     fn matches(&self, rule: &IdentityRule, login: &Login, role: &str, application_name: Option<&str>) -> bool {

@@ -12,6 +12,7 @@ fn rule(id: i64, backend: &str, priority: i32) -> IdentityRule {
         id,
         backend: backend.into(),
         role: None,
+        left_behind: false,
         database: None,
         application_name: None,
         client_network: None,
@@ -21,6 +22,11 @@ fn rule(id: i64, backend: &str, priority: i32) -> IdentityRule {
 
 fn role(id: i64, backend: &str, role: &str) -> IdentityRule {
     IdentityRule { role: Some(role.into()), ..rule(id, backend, 100) }
+}
+
+/// As [`role`], where the rule's own role is gone or has another name.
+fn left(id: i64, backend: &str, name: &str) -> IdentityRule {
+    IdentityRule { left_behind: true, ..role(id, backend, name) }
 }
 
 fn app(id: i64, backend: &str, pattern: &str) -> IdentityRule {
@@ -192,4 +198,52 @@ fn a_token_takes_the_base_s_place_and_claims_still_restrict() {
     assert_eq!(who(&proved("rebuilt"), &claims("legacy")).0.as_deref(), Some("rebuilt"));
     // A key outlives its backend in no way: the login's own rule decides again.
     assert_eq!(who(&proved("gone"), &Claims::default()), (Some("rebuilt".into()), Source::Rule(1)));
+}
+
+#[test]
+fn a_name_that_is_left_behind_only_restricts() {
+    let everywhere =
+        |backend: &str, priority| IdentityRule { database: Some("app".into()), ..rule(9, backend, priority) };
+    let app_of = |id, backend: &str| IdentityRule { role: Some("r".into()), ..app(id, backend, "a%") };
+    let cases = [
+        (vec![left(1, "rebuilt", "r")], Some("legacy"), Some("rebuilt")),
+        (vec![left(1, "old", "r")], Some("rebuilt"), Some("old")),
+        (vec![left(1, "legacy", "r")], Some("rebuilt"), Some("rebuilt")),
+        // Without a default it may write nothing, or what an unproven backend may.
+        (vec![left(1, "legacy", "r")], None, None),
+        (vec![left(1, "rebuilt", "r")], None, Some("rebuilt")),
+        (vec![left(1, "rebuilt", "another")], Some("legacy"), Some("legacy")),
+        // A rule that names the role itself counts alone.
+        (vec![left(1, "rebuilt", "r"), role(2, "legacy", "r")], Some("rebuilt"), Some("legacy")),
+        // Of others it depends on which came first.
+        (vec![left(1, "rebuilt", "r"), everywhere("legacy", 101)], None, Some("rebuilt")),
+        (vec![left(1, "rebuilt", "r"), everywhere("legacy", 99)], None, Some("legacy")),
+        (vec![left(1, "legacy", "r"), everywhere("rebuilt", 101)], None, Some("rebuilt")),
+        // An application_name is a claim already, and identifies nobody by a name that another role had.
+        (vec![IdentityRule { left_behind: true, ..app_of(1, "rebuilt") }], Some("legacy"), Some("rebuilt")),
+        (vec![IdentityRule { left_behind: true, ..app_of(1, "legacy") }], None, None),
+        (
+            vec![IdentityRule { left_behind: true, ..app_of(1, "legacy") }, app(2, "rebuilt", "a%")],
+            Some("legacy"),
+            Some("rebuilt"),
+        ),
+    ];
+    for (rules, default, expected) in cases {
+        let found = who(&rules, default, &login("r", "a"), Claims::default());
+        assert_eq!(found.as_deref(), expected, "{rules:?} {default:?}");
+    }
+    // By SET SESSION AUTHORIZATION as by a login.
+    let claims = Claims { session_role: Some("r".into()), application_name: "a".into(), ..Claims::default() };
+    let rules = [left(1, "rebuilt", "r")];
+    assert_eq!(who(&rules, Some("legacy"), &login("dba", "a"), claims).as_deref(), Some("rebuilt"));
+}
+
+#[test]
+fn a_rule_leaves_a_name_behind_when_its_role_has_lost_it() {
+    assert_eq!(role(1, "rebuilt", "r").left_behind_as("r".into()), None);
+    assert_eq!(rule(1, "rebuilt", 100).left_behind_as("r".into()), None);
+    for renamed_or_gone in ["other", ""] {
+        let left_behind = role(1, "rebuilt", renamed_or_gone).left_behind_as("r".into());
+        assert_eq!(left_behind, Some(left(1, "rebuilt", "r")));
+    }
 }

@@ -11,6 +11,7 @@ fn rule(backend: &str) -> IdentityRule {
         id: 7,
         backend: backend.into(),
         role: Some(format!("{backend}_app")),
+        left_behind: false,
         database: None,
         application_name: None,
         client_network: None,

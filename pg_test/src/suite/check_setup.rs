@@ -180,7 +180,10 @@ fn identities(cluster: &Cluster) -> Result<()> {
     finds(&mut dba, "error", "application_is_superuser", &role)?;
     finds_no(&mut dba, "application_is_operator")?;
     dba.exec(&in_break_glass(&format!("DROP OWNED BY {role}; DROP ROLE {role}")))?;
-    finds(&mut dba, "warning", "identity_of_nobody", "backend third is for a role that is gone")
+    finds(&mut dba, "warning", "identity_of_nobody", "backend third is for a role that is gone")?;
+    finds_no(&mut dba, "identity_of_recreated")?;
+    dba.exec(&format!("CREATE ROLE {role} LOGIN"))?;
+    finds(&mut dba, "error", "identity_of_recreated", &format!("Role {role} of backend third"))
 }
 
 fn powers(cluster: &Cluster) -> Result<()> {

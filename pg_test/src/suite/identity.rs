@@ -26,6 +26,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("a_superuser_in_another_role_is_bound_like_it", session_authorization),
         Test::shared("changed_rules_reach_open_sessions", changed_rules_reach_open_sessions),
         Test::shared("a_renamed_role_keeps_its_backend", a_renamed_role),
+        Test::shared("a_recreated_role_gets_no_more_than_its_rule_and_the_default", a_recreated_role),
         Test::own("networks_are_told_apart", ClusterOptions::new().tcp(), networks),
     ]
 }
@@ -345,6 +346,49 @@ fn a_renamed_role(cluster: &Cluster) -> Result<()> {
     let outcome = scene.database.connect_as(&new).and_then(|mut client| is(&mut client, "rebuilt"));
     operator.exec(&format!("ALTER ROLE {new} RENAME TO {old}"))?;
     outcome
+}
+
+fn a_recreated_role(cluster: &Cluster) -> Result<()> {
+    let database = database(cluster)?;
+    let mut operator = database.connect()?;
+    // The backend of the rule, the default backend, and what the new role is.
+    let cases = [
+        ("rebuilt", "'legacy'", "rebuilt"),
+        ("rebuilt", "NULL", "rebuilt"),
+        ("old", "'rebuilt'", "old"),
+        ("batch", "'legacy'", "legacy"),
+        ("batch", "'mobile'", "mobile"),
+        ("batch", "NULL", "none"),
+    ];
+    let setup =
+        "SELECT hint FROM holdfast.check_setup() WHERE finding = 'identity_of_recreated' AND severity = 'error'";
+    for (backend, default, expected) in cases {
+        let role = database.role("again")?;
+        operator.exec(&format!(
+            "SELECT holdfast.set_default_backend('legacy');
+             SELECT holdfast.add_identity('{backend}', role => '{role}', priority => 7);
+             DROP ROLE {role}; CREATE ROLE {role} LOGIN; SELECT holdfast.set_default_backend({default})"
+        ))?;
+        is(&mut database.connect_as(&role)?, expected).with_context(|| format!("{backend} {default}"))?;
+        let hint: String = operator.one(setup)?;
+        operator.exec(&hint)?;
+        is(&mut database.connect_as(&role)?, backend).with_context(|| format!("{backend} {default} {hint}"))?;
+        ensure!(operator.rows(setup)?.is_empty());
+        let rules: String = operator.one("SELECT string_agg(priority::text, ' ') FROM holdfast.identities")?;
+        ensure!(rules == "7", "{rules}");
+        operator.exec("SELECT holdfast.drop_identity(id) FROM holdfast.identities")?;
+    }
+    // Renamed: the rule goes along, and the name that is left behind lowers the next bearer's trust.
+    let (role, renamed) = (database.role("again")?, database.role("renamed")?);
+    operator.exec(&format!(
+        "SELECT holdfast.set_default_backend('legacy'); SELECT holdfast.add_identity('rebuilt', role => '{role}');
+         DROP ROLE {renamed}; ALTER ROLE {role} RENAME TO {renamed}; CREATE ROLE {role} LOGIN"
+    ))?;
+    is(&mut database.connect_as(&role)?, "rebuilt")?;
+    is(&mut database.connect_as(&renamed)?, "rebuilt")?;
+    let hint: String = operator.one(setup)?;
+    ensure!(hint.contains(&*renamed), "{hint}");
+    Ok(())
 }
 
 fn networks(cluster: &mut Cluster) -> Result<()> {

@@ -39,10 +39,25 @@ pub(super) const CHECKS: &[Check] = &[
            AND backend IS DISTINCT FROM (SELECT default_backend FROM holdfast.migration) ORDER BY backend",
     ),
     check(
+        Error,
+        "identity_of_recreated",
+        "SELECT format('Role %I of backend %I (identity rule %s) is another one than the rule was added for, which was dropped or renamed: the rule can only lower its trust.',
+                 role_name, backend, id),
+             concat('SELECT holdfast.add_identity(', concat_ws(', ', quote_literal(backend), 'role => ' || quote_literal(role_name),
+                 'database => ' || quote_literal(database), 'application_name => ' || quote_literal(application_name),
+                 'client_network => ' || quote_literal(client_network), 'priority => ' || priority),
+                 '), holdfast.drop_identity(', id, ');',
+                 CASE WHEN EXISTS (SELECT FROM pg_roles r WHERE r.oid = role)
+                     THEN format(' And for its own role, which is %I now, as well.', pg_get_userbyid(role)) END)
+         FROM holdfast.identity i
+         WHERE EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role_name AND r.oid <> role
+                 AND NOT EXISTS (SELECT FROM holdfast.identity own WHERE own.role = r.oid)) ORDER BY id",
+    ),
+    check(
         Warning,
         "identity_of_nobody",
-        "SELECT format('Identity rule %s of backend %I is for a role that is gone.', id, backend),
-             format('SELECT holdfast.drop_identity(%s);', id)
+        "SELECT format('Identity rule %s of backend %I is for a role that is gone: %s.', id, backend, coalesce(quote_ident(role_name), role::text)),
+             format('SELECT holdfast.drop_identity(%s); unless a role of this name is to come back, whose trust the rule still lowers.', id)
          FROM holdfast.identity WHERE role IS NOT NULL AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = role) ORDER BY id",
     ),
     check(
@@ -56,7 +71,7 @@ pub(super) const CHECKS: &[Check] = &[
              FROM pg_roles r
              WHERE rolcanlogin AND NOT rolsuper AND has_database_privilege(r.oid, current_database(), 'CONNECT')
                AND EXISTS (SELECT FROM holdfast.identity)
-               AND NOT EXISTS (SELECT FROM holdfast.identity i WHERE i.role = r.oid OR i.role IS NULL)
+               AND NOT EXISTS (SELECT FROM holdfast.identity i WHERE i.role = r.oid OR i.role IS NULL OR i.role_name = r.rolname)
              HAVING count(*) > 0"
         ),
     ),
