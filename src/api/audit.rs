@@ -71,11 +71,11 @@ fn audit_health() -> TableIterator<
 #[search_path(pg_catalog, pg_temp)]
 fn prune_events(older_than: Option<Interval>) -> i64 {
     let older_than = required(older_than, "older_than");
-    let cut = "SELECT clock_timestamp() - $1 WHERE $1 >= interval '0'";
+    let cut = "SELECT clock_timestamp() - $1 WHERE $1 BETWEEN interval '0' AND interval '1000 years'";
     let Some(cut) = fetch::<TimestampWithTimeZone>(cut, &[older_than.into()]) else {
         error(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "parameter \"older_than\" must not be negative",
+            "parameter \"older_than\" must be between 0 and 1000 years",
             "",
             "Say how old events may become: '30 days' removes what was recorded before that.",
         )

@@ -28,7 +28,7 @@ const NAMED: usize = 5;
 fn set_end_date(ends_on: Option<Date>, when_passed: default!(Option<&str>, "'warn'")) {
     let ends_on = required(ends_on, "ends_on");
     let when_passed: WhenPassed = parsed(required(when_passed, "when_passed"), "when_passed", WhenPassed::NAMES);
-    super::migration::refuse_past(ends_on);
+    super::migration::check_end(ends_on);
     execute(
         "INSERT INTO holdfast.migration (ends_on, when_passed) VALUES ($1, $2)
          ON CONFLICT (singleton) DO UPDATE SET ends_on = excluded.ends_on, when_passed = excluded.when_passed",

@@ -5,7 +5,7 @@ use pgrx::{PgSqlErrorCode, default, pg_extern, search_path};
 
 use super::exclusion::{Patience, exclude};
 use super::ownership::{Change, canonical, key, owner_now, record};
-use super::{execute, facts, fetch, required};
+use super::{bounds, execute, facts, fetch, required};
 use crate::pg::report::error;
 use crate::pg::trigger;
 use crate::policy::tenant::TenantKey;
@@ -17,15 +17,7 @@ const FREEZE_PATIENCE: Patience = Patience { pause: 2_000, cancel_after: None };
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn freeze(tenant: Option<&str>, reason: Option<&str>, until: default!(Option<TimestampWithTimeZone>, "NULL")) {
-    let reason = required(reason, "reason").trim();
-    if reason.is_empty() {
-        error(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "parameter \"reason\" must not be empty",
-            "It is what refused clients and the audit show.",
-            "",
-        );
-    }
+    let reason = bounds::reason(reason);
     if fetch::<bool>("SELECT $1 <= pg_catalog.clock_timestamp()", &[until.into()]) == Some(true) {
         error(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

@@ -3,7 +3,7 @@
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::{PgSqlErrorCode, default, pg_extern, search_path};
 
-use super::{facts, fetch, parsed, required};
+use super::{bounds, facts, fetch, parsed, required};
 use crate::pg::report::error;
 use crate::pg::session::Session;
 use crate::pg::{glass, trigger};
@@ -19,17 +19,9 @@ fn break_glass(
     scope: default!(Option<&str>, "'session'"),
 ) {
     let session = facts();
-    let reason = required(reason, "reason").trim();
+    let reason = bounds::reason(reason);
     let duration = microseconds(required(duration, "duration"));
     let scope: Scope = parsed(required(scope, "scope"), "scope", Scope::NAMES);
-    if reason.is_empty() {
-        error(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "parameter \"reason\" must not be empty",
-            "",
-            "Say why, for those who read the record.",
-        );
-    }
     if !(1..=i128::from(LONGEST)).contains(&duration) {
         error(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

@@ -5,7 +5,7 @@ use pgrx::iter::TableIterator;
 use pgrx::{Inet, PgSqlErrorCode, default, name, pg_extern, search_path};
 
 use super::glass::broken_until;
-use super::{affected, facts, fetch, known_backend, required};
+use super::{affected, bounds, facts, fetch, known_backend, required};
 use crate::pg::report::error;
 use crate::pg::session;
 use crate::policy::identity::{Identity, Source};
@@ -24,6 +24,7 @@ fn add_identity(
     let session = facts();
     let backend = known_backend(&session, required(backend, "backend"));
     let priority = required(priority, "priority");
+    let application_name = bounds::pattern(application_name, "application_name");
     if role.is_none() && database.is_none() && application_name.is_none() && client_network.is_none() {
         error(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

@@ -2,7 +2,7 @@
 
 use pgrx::{PgSqlErrorCode, default, pg_extern, search_path};
 
-use super::{affected, facts, known_backend, required};
+use super::{affected, bounds, facts, known_backend, required};
 use crate::pg::report::error;
 use crate::pg::{credential, session};
 use crate::policy::token::{self, KeyError, LEEWAY, LONGEST, PublicKey, TokenError};
@@ -14,15 +14,7 @@ use crate::policy::token::{self, KeyError, LEEWAY, LONGEST, PublicKey, TokenErro
 fn add_key(backend: Option<&str>, public_key: Option<&str>, label: Option<&str>) {
     let session = facts();
     let backend = known_backend(&session, required(backend, "backend"));
-    let label = required(label, "label");
-    if label.is_empty() {
-        error(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "parameter \"label\" must not be empty",
-            "It is what tokens name the key by (kid).",
-            "",
-        );
-    }
+    let label = bounds::name(label, "label");
     let bytes = match token::parse_public_key(required(public_key, "public_key")) {
         Ok(bytes) => bytes,
         Err(why) => not_a_key(why),

@@ -5,7 +5,7 @@ use pgrx::{PgSqlErrorCode, default, pg_extern, search_path};
 
 use super::ending::{refuse_owner, settle_phase};
 use super::exclusion::without_handovers;
-use super::{affected, execute, facts, fetch, known_backend, parsed, required};
+use super::{affected, bounds, execute, facts, fetch, known_backend, parsed, required};
 use crate::pg::handover::notify;
 use crate::pg::report::error;
 use crate::policy::backend::Trust;
@@ -16,7 +16,7 @@ use crate::policy::rules::Rule;
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn begin_migration(legacy: Option<&str>, rebuilt: Option<&str>, ends_on: Option<Date>) {
-    let (legacy, rebuilt) = (named(legacy, "legacy"), named(rebuilt, "rebuilt"));
+    let (legacy, rebuilt) = (bounds::name(legacy, "legacy"), bounds::name(rebuilt, "rebuilt"));
     let ends_on = required(ends_on, "ends_on");
     if legacy == rebuilt {
         error(
@@ -26,7 +26,7 @@ fn begin_migration(legacy: Option<&str>, rebuilt: Option<&str>, ends_on: Option<
             "",
         );
     }
-    refuse_past(ends_on);
+    check_end(ends_on);
     if let Some(phase) =
         fetch::<String>("SELECT phase FROM holdfast.migration WHERE phase <> 'preparing' FOR UPDATE", &[])
     {
@@ -59,7 +59,7 @@ fn begin_migration(legacy: Option<&str>, rebuilt: Option<&str>, ends_on: Option<
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn add_backend(backend: Option<&str>, trust: Option<&str>) {
-    let backend = named(backend, "backend");
+    let backend = bounds::name(backend, "backend");
     let trust: Trust = parsed(required(trust, "trust"), "trust", Trust::NAMES);
     let added = affected(
         "INSERT INTO holdfast.backend (backend, trust) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING backend",
@@ -138,28 +138,20 @@ fn set_mode(mode: Option<&str>, backend: default!(Option<&str>, "NULL"), rule: d
     notify(&serde_json::json!({ "event": "mode", "mode": word, "backend": backend, "rule": rule }));
 }
 
-/// The day by which a migration should end must be yet to come.
-pub(super) fn refuse_past(ends_on: Date) {
-    if fetch::<bool>("SELECT $1 <= current_date OR NOT pg_catalog.isfinite($1)", &[ends_on.into()]) == Some(true) {
-        error(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "a migration must end in the future",
-            "",
-            "Give the day by which the guard should be gone, for example current_date + 90.",
-        );
-    }
-}
-
-/// A backend's name, which must not be empty.
-fn named<'a>(backend: Option<&'a str>, parameter: &str) -> &'a str {
-    let name = required(backend, parameter);
-    if name.trim().is_empty() {
-        error(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("parameter \"{parameter}\" must not be empty"),
-            "",
-            "",
-        );
-    }
-    name
+/// The day by which a migration should end must be yet to come, and one that somebody can have meant.
+pub(super) fn check_end(ends_on: Date) {
+    let message = match fetch::<i32>(
+        "SELECT CASE WHEN $1 <= current_date THEN -1 WHEN $1 > current_date + interval '10 years' THEN 1 ELSE 0 END",
+        &[ends_on.into()],
+    ) {
+        Some(0) => return,
+        Some(1) => "a migration must end within 10 years",
+        _ => "a migration must end in the future",
+    };
+    error(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        message,
+        "",
+        "Give the day by which the guard should be gone, for example current_date + 90.",
+    );
 }

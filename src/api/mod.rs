@@ -7,6 +7,7 @@
 
 mod access;
 mod audit;
+mod bounds;
 mod cascade;
 mod check_setup;
 mod coverage;

@@ -13,7 +13,7 @@ use pgrx::{JsonB, PgSqlErrorCode, PgTryBuilder, default, pg_extern, search_path}
 use serde::Deserialize;
 
 use super::ownership::canonical;
-use super::{affected, execute, facts, fetch, known_backend, parsed, required};
+use super::{affected, bounds, execute, facts, fetch, known_backend, parsed, required};
 use crate::pg::handover;
 use crate::pg::reading;
 use crate::pg::report::{decode_sqlstate, error};
@@ -96,10 +96,7 @@ fn add_wave(
     max_pause: default!(Option<Interval>, "'2 s'"),
     require_ready: default!(Option<bool>, "true"),
 ) -> i32 {
-    let wave = required(wave, "wave").trim();
-    if wave.is_empty() {
-        invalid("parameter \"wave\" must not be empty", "It is the name by which the wave is run.", "");
-    }
+    let wave = bounds::name(wave, "wave").trim();
     let concurrency = required(concurrency, "concurrency");
     if !(1..=64).contains(&concurrency) {
         invalid("concurrency must be between 1 and 64", "It is how many CALLs may move tenants at a time.", "");

@@ -1,6 +1,6 @@
 //! Bad input: each a clear error with its SQLSTATE and, where there is one, the next step, and nothing has changed.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::Test;
 use super::scene::Scene;
@@ -15,6 +15,7 @@ pub fn tests() -> Vec<Test> {
         Test::shared("null_is_an_error_everywhere", null_is_an_error_everywhere),
         Test::shared("states_that_dont_allow_it", states_that_dont_allow_it),
         Test::shared("a_migration_is_begun_once_and_well", a_migration_is_begun_once_and_well),
+        Test::shared("arguments_stay_within_their_bounds", arguments_stay_within_their_bounds),
         Test::shared("tenant_keys_of_the_wrong_type", tenant_keys_of_the_wrong_type),
         Test::shared("before_a_migration_nobody_owns_anything", before_a_migration),
     ]
@@ -330,6 +331,67 @@ fn states_that_dont_allow_it(cluster: &Cluster) -> Result<()> {
     ensure!(refusal.code == "25001" && refusal.hint.is_some_and(|h| h.contains("\\gexec")));
     operator.exec("ROLLBACK")?;
     ensure!(operator.one::<String>("SELECT holdfast.owner_of('10')")? == "legacy");
+    Ok(())
+}
+
+fn arguments_stay_within_their_bounds(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "input")?;
+    check(
+        &scene,
+        &[
+            ("set_limits('rebuilt', statement_timeout => '178000000 years')", "22023", "out of range", "2147483647 ms"),
+            ("set_limits('rebuilt', statement_timeout => '2147483648 ms')", "22023", "out of range", "2147483647 ms"),
+            ("set_limits('rebuilt', lock_timeout => '2147483647 ms 1 us')", "22023", "\"lock_timeout\"", "1 ms"),
+            ("set_limits('rebuilt', idle_in_transaction_timeout => '999 us')", "22023", "out of range", "1 ms"),
+            ("set_limits('rebuilt', statement_timeout => '0')", "22023", "out of range", "1 ms"),
+            ("set_limits('rebuilt', rows_per_statement => -2)", "22023", "out of range", "-1 for no limit"),
+            ("set_end_date('5874897-12-31')", "22023", "within 10 years", "current_date + 90"),
+            ("set_end_date((current_date + interval '10 years 1 day')::date)", "22023", "within 10 years", ""),
+            ("set_end_date('infinity')", "22023", "within 10 years", ""),
+            ("set_end_date(current_date)", "22023", "in the future", ""),
+            ("freeze('10', repeat('x', 10000000))", "22023", "\"reason\" is too long", "sentence"),
+            ("freeze('10', repeat('x', 1001))", "22023", "\"reason\" is too long", "sentence"),
+            ("break_glass(repeat('x', 10000000))", "22023", "\"reason\" is too long", "sentence"),
+            ("prune_events('178000000 years')", "22023", "between 0 and 1000 years", "how old"),
+            ("prune_events('1000 years 1 us')", "22023", "between 0 and 1000 years", "how old"),
+            ("prune_events('-1 us')", "22023", "between 0 and 1000 years", "how old"),
+            ("add_wave(repeat('w', 10000000), '{10}')", "22023", "\"wave\" is too long", "shorter"),
+            ("add_wave(repeat('w', 201), '{10}')", "22023", "\"wave\" is too long", "shorter"),
+            ("add_backend(repeat('b', 201), 'proven')", "22023", "\"backend\" is too long", "shorter"),
+            ("add_key('rebuilt', 'x', repeat('k', 201))", "22023", "\"label\" is too long", "shorter"),
+            (
+                "add_identity('rebuilt', application_name => repeat('%', 201))",
+                "22023",
+                "\"application_name\" is too long",
+                "shorter",
+            ),
+        ],
+    )?;
+    // What is just within them, and everything that shows it.
+    let mut operator = scene.operator()?;
+    for call in [
+        "set_limits('rebuilt', statement_timeout => '2147483647 ms', lock_timeout => '1 ms')",
+        "set_limits('rebuilt', idle_in_transaction_timeout => '1001 us')",
+        "limits",
+        "set_end_date((current_date + interval '10 years')::date)",
+        "report_html()",
+        "status",
+        "freeze('10', repeat('x', 1000))",
+        "prune_events('1000 years')",
+        "prune_events('0')",
+        "add_wave(repeat('w', 200), '{10}')",
+        "add_backend(repeat('b', 200), 'proven')",
+        "add_identity('rebuilt', application_name => repeat('%', 200))",
+        "break_glass(repeat('x', 1000))",
+        "policy_log",
+    ] {
+        operator.exec(&format!("SELECT * FROM holdfast.{call}")).with_context(|| call)?;
+    }
+    let times: String = operator.one(
+        "SELECT string_agg(value, ' ' ORDER BY parameter) FROM holdfast.limits
+         WHERE backend = 'rebuilt' AND parameter LIKE '%timeout'",
+    )?;
+    ensure!(times == "00:00:00.002 00:00:00.001 596:31:23.647", "{times}");
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use pgrx::{JsonB, PgSqlErrorCode, pg_extern, search_path};
 use serde::Deserialize;
 
-use super::super::internal;
+use super::super::{bounds, internal};
 use super::{attempt, execute, fetch, tell};
 use crate::pg::report::error;
 use crate::policy::waves::{OnViolation, Outlook, State, Watched, Wrongs, watch};
@@ -219,5 +219,5 @@ fn freeze(row: &Row, tenant: &str, closed: Option<&str>) {
     let problem = fetch::<String>(problem, &[row.id.into(), tenant.into()]).unwrap_or_default();
     let back = closed.map_or(String::new(), |why| format!("; it could not be handed back: {why}"));
     let reason = format!("wave \"{}\" was halted: {problem}{back}", row.wave);
-    execute("SELECT holdfast.freeze($1, $2)", &[tenant.into(), reason.into()]);
+    execute("SELECT holdfast.freeze($1, $2)", &[tenant.into(), bounds::cut(&reason).into()]);
 }
