@@ -139,26 +139,30 @@ fn prepared_moves(cluster: &Cluster) -> Result<()> {
 
 fn waiting_moves(cluster: &Cluster) -> Result<()> {
     let scene = set(cluster)?;
-    let (mut writer, mut mover, mut child) = (scene.rebuilt()?, scene.legacy()?, scene.legacy()?);
-    let (mut operator, gid) = (scene.operator()?, name(&scene, 0));
-    writer.exec(&format!("BEGIN; UPDATE goods SET note = 'x' WHERE id = 500; PREPARE TRANSACTION '{gid}'"))?;
-    mover.exec("SET holdfast.hold_timeout = '60 s'; BEGIN; UPDATE orders SET tenant_id = 15 WHERE id = 520")?;
-    let pid = mover.pid();
-    let mut mover = mover.start("COMMIT");
-    let waits = format!("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid}");
+    let (mut writer, mut child, mut operator) = (scene.rebuilt()?, scene.legacy()?, scene.operator()?);
     child.exec("SET holdfast.hold_timeout = '10 s'")?;
-    for round in 0..3 {
-        within(
-            Duration::from_secs(30),
-            "the move to wait",
-            || Ok(operator.one::<Option<bool>>(&waits)? == Some(true)),
-        )?;
-        child.exec(&format!("UPDATE goods SET note = 'round {round}' WHERE id = 521"))?;
+    let (written, moved) = (name(&scene, 0), name(&scene, 1));
+    for (order, end) in [(520, "COMMIT".to_owned()), (521, format!("PREPARE TRANSACTION '{moved}'"))] {
+        writer.exec(&format!("BEGIN; UPDATE goods SET note = 'x' WHERE id = 500; PREPARE TRANSACTION '{written}'"))?;
+        let mut mover = scene.legacy()?;
+        mover.exec("SET holdfast.hold_timeout = '60 s'")?;
+        mover.exec(&format!("BEGIN; UPDATE orders SET tenant_id = 15 WHERE id = {order}"))?;
+        let waits = format!("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {}", mover.pid());
+        let mut mover = mover.start(&end);
+        for round in 0..3 {
+            within(Duration::from_secs(30), "the move to wait", || {
+                Ok(operator.one::<Option<bool>>(&waits)? == Some(true))
+            })?;
+            child.exec(&format!("UPDATE goods SET note = 'round {round}' WHERE id = 529"))?;
+        }
+        ensure!(!mover.is_finished(), "it didn't wait");
+        writer.exec(&format!("COMMIT PREPARED '{written}'"))?;
+        mover.finish()?.1?;
+        if order == 521 {
+            operator.exec(&format!("COMMIT PREPARED '{moved}'"))?;
+        }
+        ensure!(tenant_of(&mut operator, order)? == 15);
     }
-    ensure!(!mover.is_finished(), "it didn't wait");
-    writer.exec(&format!("COMMIT PREPARED '{gid}'"))?;
-    mover.finish()?.1?;
-    ensure!(tenant_of(&mut operator, 520)? == 15);
     Ok(())
 }
 
