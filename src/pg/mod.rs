@@ -34,6 +34,7 @@
 //! | [`reading`] | queries of users that change nothing |
 //! | [`invalidation`] | when to read them again |
 //! | [`audit`] | hands events to the worker, which commits them |
+//! | [`dropped`] | forgets tables that are gone |
 //! | [`end_date`] | reminds of the migration's end |
 //! | [`glass`] | break-glass of this session |
 //! | [`policy_log`] | writes down who changed the policy |
@@ -53,6 +54,7 @@ pub mod children;
 pub mod columns;
 pub mod compat;
 pub mod credential;
+pub mod dropped;
 pub mod end_date;
 pub mod glass;
 pub mod gucs;

@@ -16,7 +16,8 @@ pub fn tests() -> Vec<Test> {
         Test::shared("a_new_table_is_closed_to_the_unproven_backend", new_tables),
         Test::shared("an_attached_partition_is_never_a_hole", attached_partitions),
         Test::shared("a_detached_partition_is_closed", detached_partitions),
-        Test::shared("a_dropped_table_is_a_finding_until_it_is_unguarded", dropped_tables),
+        Test::shared("a_dropped_table_is_forgotten", dropped_tables),
+        Test::shared("a_table_dropped_unseen_is_a_finding_until_it_is_unguarded", tables_dropped_unseen),
         Test::shared("status_counts_what_coverage_shows", status),
     ]
 }
@@ -265,14 +266,55 @@ fn detached_partitions(cluster: &Cluster) -> Result<()> {
     refused_by("not_owner", &legacy.refused(write)?, write)
 }
 
+/// Another table may get its number.
 fn dropped_tables(cluster: &Cluster) -> Result<()> {
     let scene = Scene::set(cluster, "coverage")?;
     let mut superuser = scene.operator()?;
-    superuser.exec("CREATE TABLE brief (tenant_id int); SELECT holdfast.guard_table('brief', 'tenant_id')")?;
-    let oid: u32 = superuser.one("SELECT 'brief'::regclass::oid")?;
-    superuser.exec("SELECT holdfast.set_mode('off'); DROP TABLE brief; SELECT holdfast.set_mode('enforce')")?;
-    let number = oid.to_string();
-    let (found, _) = finding(&mut superuser, &number)?;
+    superuser.exec(TABLES)?;
+    superuser.exec(&format!(
+        "CREATE SCHEMA app CREATE TABLE one (tenant_id int) CREATE TABLE two (id int); SELECT holdfast.guard_table('app.one', 'tenant_id');
+         SELECT holdfast.exempt_table('app.two'); SELECT holdfast.allow_writes('rebuilt', 'app.one');
+         ALTER SCHEMA app OWNER TO {0}; ALTER TABLE app.one OWNER TO {0}; ALTER TABLE app.two OWNER TO {0};
+         ALTER TABLE log OWNER TO {0}; ALTER TABLE log_1 OWNER TO {0}; ALTER TABLE ledger OWNER TO {0}",
+        scene.legacy
+    ))?;
+    let known =
+        "SELECT (SELECT count(*) FROM holdfast.classified_table), (SELECT count(*) FROM holdfast.write_permission)";
+    let before = superuser.rows(known)?;
+    let left = "SELECT (SELECT count(*) FROM holdfast.classified_table c WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = c.relation))
+                     + (SELECT count(*) FROM holdfast.write_permission w WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = w.relation))";
+    let mut legacy = scene.legacy()?;
+    // What is taken back is as it was.
+    legacy.exec("BEGIN; DROP TABLE log; DROP SCHEMA app CASCADE; ROLLBACK")?;
+    legacy.exec("DO 'BEGIN BEGIN DROP TABLE log; RAISE ''no''; EXCEPTION WHEN raise_exception THEN NULL; END; CREATE TABLE x (id int); END'")?;
+    ensure!(superuser.rows(known)? == before);
+    // By an owner who may not call the guard's functions, nor write its tables.
+    for drop in [
+        "ALTER TABLE log DETACH PARTITION log_1; DROP TABLE log_1",
+        "DROP TABLE log",
+        "DROP SCHEMA app CASCADE",
+        "DO 'BEGIN DROP TABLE ledger; END'",
+    ] {
+        legacy.exec(drop)?;
+        ensure!(superuser.one::<i64>(left)? == 0, "{drop}");
+    }
+    let logged = "SELECT count(*) FROM holdfast.policy_change WHERE subject = 'classified_table' AND action = 'delete' AND changed_by = $1";
+    ensure!(superuser.query(logged, &[&scene.legacy.to_string()])?[0].try_get::<_, i64>(0)? == 5);
+    superuser.exec("SELECT holdfast.set_mode('off'); DROP TABLE items, plans; SELECT holdfast.set_mode('enforce')")?;
+    ensure!(superuser.one::<i64>(left)? == 0);
+    ensure!(superuser.rows("SELECT FROM holdfast.coverage WHERE finding LIKE 'dropped%'")?.is_empty());
+    Ok(())
+}
+
+/// One that was dropped where nobody saw it: while holdfast.enabled was off.
+fn tables_dropped_unseen(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::set(cluster, "coverage")?;
+    let mut superuser = scene.operator()?;
+    let oid = 4_000_000_000_u32;
+    scene.damage(&format!(
+        "INSERT INTO holdfast.classified_table (relation, class, tenant_column, classified_oid) VALUES ({oid}, 'tenant', 't', {oid})"
+    ))?;
+    let (found, _) = finding(&mut superuser, &oid.to_string())?;
     ensure!(found == format!("dropped; SELECT holdfast.unguard_table({oid})"), "{found}");
     superuser.exec(&format!("SELECT holdfast.unguard_table({oid})"))?;
     ensure!(superuser.rows("SELECT FROM holdfast.coverage WHERE finding LIKE 'dropped%'")?.is_empty());

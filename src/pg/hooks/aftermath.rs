@@ -11,7 +11,7 @@ use crate::pg::process::process_local;
 use crate::pg::relation::{self, Bearings, Relation};
 use crate::pg::report::Report;
 use crate::pg::session::{self, Session};
-use crate::pg::{audit, partitions};
+use crate::pg::{audit, dropped, partitions};
 use crate::policy::surface::{GuardState, TableClass};
 use crate::policy::tampering::{self, Change};
 
@@ -62,12 +62,14 @@ struct Notes {
     /// Tables as they were before the command.
     tables: Vec<Before>,
     parents: Vec<Parent>,
+    /// Tables of the policy that it drops.
+    dropped: Vec<pg_sys::Oid>,
     /// Objects by catalog and number.
     objects: Vec<(pg_sys::Oid, pg_sys::Oid)>,
 }
 
 process_local! {
-    static NOTES: RefCell<Notes> = const { RefCell::new(Notes { tables: Vec::new(), parents: Vec::new(), objects: Vec::new() }) };
+    static NOTES: RefCell<Notes> = const { RefCell::new(Notes { tables: Vec::new(), parents: Vec::new(), dropped: Vec::new(), objects: Vec::new() }) };
     static RUNNING: Cell<Running> = const { Cell::new(Running { tag: pg_sys::CommandTag::CMDTAG_UNKNOWN, judged: false }) };
 }
 
@@ -87,6 +89,7 @@ pub(super) fn begins(tag: pg_sys::CommandTag::Type, of_client: bool) -> Running 
             let mut notes = notes.borrow_mut();
             notes.tables.clear();
             notes.parents.clear();
+            notes.dropped.clear();
             notes.objects.clear();
         });
     }
@@ -122,7 +125,7 @@ pub(super) fn judges_parts() -> bool {
 pub(super) fn has_notes() -> bool {
     NOTES.with(|notes| {
         let notes = notes.borrow();
-        !notes.tables.is_empty() || !notes.parents.is_empty() || !notes.objects.is_empty()
+        !(notes.tables.is_empty() && notes.parents.is_empty() && notes.dropped.is_empty() && notes.objects.is_empty())
     })
 }
 
@@ -144,6 +147,13 @@ pub(super) fn note_parent(session: &Session, table: pg_sys::Oid) {
     }
 }
 
+/// Notes a table that is about to be dropped.
+pub(super) fn note_dropped(session: &Session, table: pg_sys::Oid) {
+    if dropped::concerns(session, table) {
+        NOTES.with(|notes| notes.borrow_mut().dropped.push(table));
+    }
+}
+
 /// Notes an object that the command makes or moves: only afterwards can it be seen where it is.
 pub(super) fn note_object(class: pg_sys::Oid, object: pg_sys::Oid) {
     NOTES.with(|notes| notes.borrow_mut().objects.push((class, object)));
@@ -153,10 +163,11 @@ pub(super) fn note_object(class: pg_sys::Oid, object: pg_sys::Oid) {
 /// child gets its foreign keys by such.
 #[pg_guard]
 pub(super) unsafe extern "C-unwind" fn check(part: bool) -> *const Report {
-    let (mut tables, parents, made) = NOTES.with(|notes| {
+    let (mut tables, parents, gone, made) = NOTES.with(|notes| {
         let mut notes = notes.borrow_mut();
         let parents = if part { Vec::new() } else { std::mem::take(&mut notes.parents) };
-        (std::mem::take(&mut notes.tables), parents, std::mem::take(&mut notes.objects))
+        let gone = std::mem::take(&mut notes.dropped);
+        (std::mem::take(&mut notes.tables), parents, gone, std::mem::take(&mut notes.objects))
     });
     // SAFETY: has no precondition.
     if !unsafe { pg_sys::IsTransactionState() } {
@@ -164,6 +175,10 @@ pub(super) unsafe extern "C-unwind" fn check(part: bool) -> *const Report {
     }
     // SAFETY: between two commands of a transaction; makes what the last one did visible to look-ups.
     unsafe { pg_sys::CommandCounterIncrement() };
+    // The extension may have been dropped with them.
+    if !gone.is_empty() && session::current().is_some() {
+        gone.into_iter().for_each(dropped::forget);
+    }
     let Some(mut session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
     if !parents.is_empty() {
         guard_children(&session, &parents);

@@ -151,7 +151,13 @@ unsafe extern "C-unwind" fn change(
     internal: bool,
     dropped: bool,
 ) -> *const Report {
-    let Some(session) = session::current().filter(|s| !s.who.all_off) else { return ptr::null() };
+    let Some(session) = session::current() else { return ptr::null() };
+    if dropped && class == pg_sys::RelationRelationId && sub == 0 {
+        aftermath::note_dropped(&session, object);
+    }
+    if session.who.all_off {
+        return ptr::null();
+    }
     match class {
         pg_sys::RelationRelationId if sub > 0 => aftermath::note_table(&session, object),
         pg_sys::TriggerRelationId | compat::CONSTRAINTS => {
