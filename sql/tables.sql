@@ -122,7 +122,7 @@ CREATE TABLE holdfast.ownership (
     frozen_until timestamptz,
     changed_at timestamptz NOT NULL,
     changed_by text NOT NULL,
-    -- Whether the last handover was a rollback, so that a second one doesn't lead forward again.
+    -- Whether the last handover took one back, so that a rollback doesn't lead forward again.
     rolled_back boolean NOT NULL DEFAULT false,
     CHECK (freeze_reason IS NOT NULL OR frozen_until IS NULL)
 );

@@ -97,7 +97,7 @@ impl Way<'_> {
     }
 }
 
-/// Gives tenant `$1` to backend `$2`, from `$3`; `$4` if that is a rollback.
+/// Gives tenant `$1` to backend `$2`, from `$3`; `$4` if that takes a handover back.
 const CHANGE_SQL: &str = "
 INSERT INTO holdfast.ownership (tenant, owner, previous_owner, epoch, changed_at, changed_by, rolled_back)
 VALUES ($1, $2, $3, 1, pg_catalog.clock_timestamp(), session_user, $4)
@@ -143,7 +143,11 @@ impl Order<'_> {
         let state = had.exclusive.state.as_ref();
         let from = owner_now(&had.exclusive, self.tenant);
         match self.next(&had.exclusive.session, &from, state, soak.as_ref()) {
-            Next::HandTo(to) => self.change(&had, &from, &to),
+            Next::HandTo(to) => {
+                let backends = &had.exclusive.session.policy.set.backends;
+                let back = matches!(self.way, Way::Back) || state.is_some_and(|s| s.takes_back(backends, &from, &to));
+                self.change(&had, &from, &to, back)
+            }
             Next::Nothing(done) => *done,
         }
     }
@@ -170,10 +174,9 @@ impl Order<'_> {
         Next::HandTo(to.to_owned())
     }
 
-    fn change(&self, had: &Had, from: &str, to: &str) -> HandedOver {
+    fn change(&self, had: &Had, from: &str, to: &str, back: bool) -> HandedOver {
         let (tenant, action) = (self.tenant, self.way.action());
-        let rolled_back = matches!(self.way, Way::Back);
-        let epoch = fetch_again::<i64>(&CHANGE, CHANGE_SQL, &[key(tenant), to.into(), from.into(), rolled_back.into()])
+        let epoch = fetch_again::<i64>(&CHANGE, CHANGE_SQL, &[key(tenant), to.into(), from.into(), back.into()])
             .unwrap_or_default();
         let restore_point = handover::restore_point(&format!("holdfast {action} {epoch} of {tenant}"));
         let lsn = handover::current_lsn();
@@ -230,14 +233,14 @@ impl Order<'_> {
     }
 }
 
-/// The last handover of tenant `$1`: to backend `$2`, or if that is null a rollback.
+/// The last handover of tenant `$1`: to backend `$2`, or if that is null one that took another back.
 const LAST_HANDOVER: &str = "
 SELECT c.from_backend, c.to_backend, c.epoch, c.paused, c.restore_point, (c.lsn - '0/0')::bigint,
     format('%s of %s by %s', c.action, date_trunc('second', c.at), c.changed_by)
 FROM holdfast.ownership_change c
 JOIN holdfast.ownership o ON o.tenant = c.tenant AND o.epoch = c.epoch AND o.owner = c.to_backend
 WHERE c.tenant = $1 AND c.action IN ('cutover', 'rollback')
-  AND CASE WHEN $2 IS NULL THEN c.action = 'rollback' ELSE c.to_backend = $2 END
+  AND CASE WHEN $2 IS NULL THEN o.rolled_back ELSE c.to_backend = $2 END
 ORDER BY c.id DESC LIMIT 1";
 
 fn never_handed_over(tenant: &TenantKey) -> ! {

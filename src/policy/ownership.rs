@@ -22,6 +22,13 @@ impl TenantState {
     pub fn way_back(&self) -> Option<&str> {
         self.previous_owner.as_deref().filter(|_| !self.rolled_back)
     }
+
+    /// Whether a cutover takes the last handover back, as a rollback would, so that no rollback leads forward again. Where a
+    /// tenant comes back to a backend of lesser trust, the migration goes on, and may be taken back itself.
+    pub fn takes_back(&self, backends: &[Backend], from: &str, to: &str) -> bool {
+        let trust = |name: &str| backends.iter().find(|b| b.name == name).map(|b| b.trust);
+        self.way_back() == Some(to) && trust(from) <= trust(to)
+    }
 }
 
 /// A freeze.
@@ -191,5 +198,28 @@ mod tests {
         for (from, to, expected) in cases {
             assert_eq!(check_cutover(&backends, from, to), expected, "{from:?} → {to}");
         }
+    }
+
+    #[test]
+    fn a_cutover_along_the_way_back_takes_the_last_one_back() {
+        let backends = [("legacy", Trust::Proven), ("batch", Trust::Proven), ("rebuilt", Trust::Unproven)]
+            .map(|(name, trust)| Backend { name: name.into(), trust });
+        let cases = [
+            ("rebuilt", "legacy", false, true),
+            ("rebuilt", "legacy", true, false),
+            ("rebuilt", "batch", false, false),
+            ("batch", "legacy", false, true),
+        ];
+        let state = |owner: &str, previous: &str, rolled_back| TenantState {
+            owner: Some(owner.into()),
+            previous_owner: Some(previous.into()),
+            rolled_back,
+            freeze: None,
+        };
+        for (from, to, rolled_back, expected) in cases {
+            let taken_back = state(from, "legacy", rolled_back).takes_back(&backends, from, to);
+            assert_eq!(taken_back, expected, "{from} → {to} {rolled_back}");
+        }
+        assert!(!state("legacy", "rebuilt", false).takes_back(&backends, "legacy", "rebuilt"));
     }
 }
