@@ -32,6 +32,12 @@ pub fn check_part(identity: &Identity, command: &str, object: &str) -> Refusal {
     Refusal::part_of_guard(attempt(identity, command, None), object)
 }
 
+/// A command that rewrites a column which tells rows their tenants.
+pub fn check_column(identity: &Identity, command: &str, table: &TableName, column: &str) -> Refusal {
+    let object = format!("column \"{column}\" of table \"{}\"", table.name);
+    Refusal::part_of_guard(attempt(identity, command, Some(table)), &object)
+}
+
 /// A command that puts something into the extension's schema, where it could be taken for a part of it.
 pub fn check_newcomer(identity: &Identity, command: &str, object: &str) -> Refusal {
     Refusal::newcomer(attempt(identity, command, None), object)

@@ -352,8 +352,14 @@ fn refusals_say_what(cluster: &Cluster) -> Result<()> {
         (
             "ALTER TABLE orders DISABLE TRIGGER ALL",
             "ALTER TABLE would damage the guard of table \"orders\"",
-            "Backend \"legacy\" attempted ALTER TABLE on table \"public.orders\". Afterwards the guard of the table is disabled. Rule: guard_tampering.",
-            "Take the table out of the guard first: SELECT holdfast.unguard_table('public.orders'); or run it in break-glass: SELECT holdfast.break_glass('...');",
+            "Backend \"legacy\" attempted ALTER TABLE on table \"public.orders\". Afterwards the guard of the table would not fire in every session. Rule: guard_tampering.",
+            "Name the triggers that are meant, in place of ALL or USER. Otherwise: take the table out of the guard first: SELECT holdfast.unguard_table('public.orders'); or run it in break-glass: SELECT holdfast.break_glass('...');",
+        ),
+        (
+            "ALTER TABLE orders ALTER tenant_id TYPE bigint USING 7",
+            "ALTER TABLE would change column \"tenant_id\" of table \"orders\", which is part of the guard",
+            "Backend \"legacy\" attempted ALTER TABLE on table \"public.orders\". Rule: guard_tampering.",
+            "An operator runs it in break-glass: SELECT holdfast.break_glass('...');",
         ),
         (
             "DROP EXTENSION holdfast CASCADE",

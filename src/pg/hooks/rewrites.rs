@@ -41,10 +41,11 @@ pub(super) unsafe fn check(
     });
     let found = { tables }.find_map(|oid| {
         let column = tells_tenants(session, oid, &rewritten)?;
-        Some(format!("column {column} of table {}", relation::facts(session, oid)?.table.name.name))
+        Some((relation::facts(session, oid)?, column))
     });
-    found.map_or(ptr::null(), |object| {
-        audit::settle(session, tampering::check_part(&session.who.identity, name, &object))
+    found.map_or(ptr::null(), |(relation, column)| {
+        let table = &relation.table.name;
+        audit::settle(session, tampering::check_column(&session.who.identity, name, table, column))
     })
 }
 

@@ -46,15 +46,23 @@ impl Refusal {
     /// it.
     pub fn damaged_guard(attempt: Attempt, after: GuardState, child: Option<&TableName>) -> Refusal {
         let message = format!("{} would damage the guard of table \"{}\"", attempt.command, table(&attempt));
+        // By DISABLE TRIGGER as by ENABLE TRIGGER, which leaves it out of replication's sessions.
+        let disabled = after == GuardState::Disabled;
+        let left = if disabled { "would not fire in every session" } else { after.predicate() };
+        let named = if disabled {
+            "Name the triggers that are meant, in place of ALL or USER. Otherwise: take"
+        } else {
+            "Take"
+        };
         let (reason, hint) = match child {
             Some(child) => (
                 format!("Afterwards table \"{child}\", which inherits from it, would not be guarded as it is."),
                 format!("Guard table \"{child}\" as the other one is before it inherits from that."),
             ),
             None => (
-                format!("Afterwards the guard of the table {}.", after.predicate()),
+                format!("Afterwards the guard of the table {left}."),
                 format!(
-                    "Take the table out of the guard first: SELECT holdfast.unguard_table({}); or run it in break-glass: {BREAK_GLASS}",
+                    "{named} the table out of the guard first: SELECT holdfast.unguard_table({}); or run it in break-glass: {BREAK_GLASS}",
                     table_literal(&attempt)
                 ),
             ),
