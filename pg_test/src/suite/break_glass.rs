@@ -241,7 +241,7 @@ fn arguments_are_checked(cluster: &Cluster) -> Result<()> {
         ensure!(refusal.code == code, "{arguments}: {refusal:?}");
     }
     ensure_bound(&mut superuser)?;
-    superuser.exec("SELECT holdfast.break_glass('x', '1 day'), holdfast.break_glass(repeat('ü', 9000), '1 us')")?;
+    superuser.exec("SELECT holdfast.break_glass('x', '1 day'), holdfast.break_glass(repeat('ü', 500), '1 us')")?;
     superuser.exec("SELECT holdfast.end_break_glass(), holdfast.end_break_glass()")
 }
 

@@ -9,6 +9,7 @@ use scraper::{Html, Selector};
 
 use super::Test;
 use super::guarded::{FOREIGN_WRITE, Guarded};
+use super::scene::in_break_glass;
 use crate::client::Session;
 use crate::cluster::{Cluster, ClusterOptions};
 
@@ -150,7 +151,9 @@ fn make_hostile(cluster: &Cluster) -> Result<Guarded> {
     dba.execute("SELECT holdfast.add_identity('rebuilt', role => $1)", &[&ROLE])?;
     guarded.database.connect_as(ROLE)?.refused("INSERT INTO docs VALUES ('of legacy')")?;
     let long = "<b>".repeat(300_000);
-    dba.exec(&format!("SELECT holdfast.freeze('long', '{long}')"))?;
+    dba.exec("SELECT holdfast.freeze('long', 'x')")?;
+    let by_hand = format!("UPDATE holdfast.ownership SET freeze_reason = '{long}' WHERE tenant = 'long'");
+    dba.exec(&in_break_glass(&by_hand))?;
     Ok(guarded)
 }
 
