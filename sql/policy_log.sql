@@ -102,7 +102,7 @@ SELECT at, changed_by, what, object, old, new, set_role, application_name, clien
         CASE WHEN from_backend <> to_backend THEN pg_catalog.jsonb_build_object('owner', from_backend) END,
         CASE WHEN from_backend <> to_backend
                  THEN pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('owner', to_backend, 'epoch', epoch,
-                     'paused', paused, 'restore_point', restore_point, 'lsn', lsn, 'cancelled', cancelled))
+                     'paused', paused, 'restore_point', restore_point, 'lsn', lsn, 'cancelled', cancelled, 'reason', reason))
              WHEN reason IS NOT NULL THEN pg_catalog.jsonb_build_object('reason', reason) END,
         set_role, application_name, client_addr, NULL, id
     FROM holdfast.ownership_change

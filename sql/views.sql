@@ -226,7 +226,7 @@ WITH migration AS (
             WHEN worker = 'failing' THEN pg_catalog.format('launcher runs, THE WORKER HAS FAILED %s times', failures)
             ELSE 'launcher runs, worker is ' || worker END AS workers,
         CASE WHEN waiting = 0 THEN 'no event waits'
-            ELSE pg_catalog.format('%s events wait, the oldest for %s', waiting,
+            ELSE pg_catalog.format('%s, the oldest for %s', CASE waiting WHEN 1 THEN '1 event waits' ELSE waiting || ' events wait' END,
                 pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - oldest_at)) END
             || pg_catalog.format('; %s of %s slots in use', used, capacity) AS queue,
         CASE WHEN spooled > 0 THEN pg_catalog.format('%s wait to be taken in', pg_catalog.pg_size_pretty(spooled)) END AS spool,
@@ -242,8 +242,10 @@ SELECT item, value FROM (
         FROM migration
     UNION ALL SELECT 3, 'ends on', pg_catalog.format('%s, %s', ends_on, CASE
             WHEN ends_on = current_date THEN 'today'
-            WHEN ends_on < current_date THEN pg_catalog.format('%s days ago: IT SHOULD BE OVER', current_date - ends_on)
+            WHEN ends_on < current_date THEN pg_catalog.format('%s ago: IT SHOULD BE OVER',
+                    CASE current_date - ends_on WHEN 1 THEN '1 day' ELSE current_date - ends_on || ' days' END)
                 || CASE WHEN when_passed = 'refuse_cutovers' THEN ', new cutovers are refused' ELSE '' END
+            WHEN ends_on - current_date = 1 THEN 'ONLY 1 day left'
             WHEN ends_on - current_date <= 30 THEN pg_catalog.format('ONLY %s days left', ends_on - current_date)
             ELSE pg_catalog.format('%s days left', ends_on - current_date) END)
         FROM migration WHERE ends_on IS NOT NULL AND phase IS DISTINCT FROM 'finished'
@@ -263,7 +265,9 @@ SELECT item, value FROM (
             wave, CASE WHEN state IN ('halting', 'halted') THEN pg_catalog.upper(state) ELSE state END)
             FROM holdfast.wave WHERE state IN ('moving', 'soaking', 'halting', 'halted')
         UNION ALL SELECT 9999999999, pg_catalog.format('%s planned', pg_catalog.count(*))
-            FROM holdfast.wave WHERE state = 'planned' HAVING pg_catalog.count(*) > 0) AS wave
+            FROM holdfast.wave WHERE state = 'planned' HAVING pg_catalog.count(*) > 0
+        UNION ALL SELECT 9999999999 + 1, pg_catalog.format('%s aborted', pg_catalog.count(*))
+            FROM holdfast.wave WHERE state = 'aborted' HAVING pg_catalog.count(*) > 0) AS wave
         HAVING pg_catalog.count(*) > 0
     UNION ALL SELECT 20, 'audit', workers FROM audit
     UNION ALL SELECT 21, 'queue', queue FROM audit

@@ -108,8 +108,9 @@ SELECT w.wave, w.to_backend, w.state, t.tenants, t.canaries, t.moved,
             || pg_catalog.to_char(w.soaks_until, '" until "YYYY-MM-DD HH24:MI:SS')
         WHEN 'halting' THEN CASE w.on_violation WHEN 'freeze' THEN 'offending tenants are being frozen'
             ELSE 'offending tenants are being handed back' END
-        WHEN 'halted' THEN 'resume_wave or abort_wave; see wave_tenants'
-    END AS next_step
+        WHEN 'halted' THEN 'resume_wave or abort_wave; see wave_tenants and wave_refusals'
+    END AS next_step,
+    CASE WHEN w.state IN ('halting', 'halted', 'aborted') THEN w.reason END AS reason
 FROM holdfast.wave w
 -- Grouped, not looked up for each wave, which without statistics looks dear enough to be compiled.
 LEFT JOIN (SELECT x.wave_id, pg_catalog.count(*) AS tenants, pg_catalog.count(*) FILTER (WHERE canary) AS canaries,

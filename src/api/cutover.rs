@@ -23,7 +23,7 @@ use crate::policy::tenant::TenantKey;
 const ROLLBACK_PAUSE: i32 = 2_000;
 
 /// tenant, from, to, epoch, pause, restore point, position in the log.
-type HandedOver = (String, String, String, i64, Interval, Option<String>, PgLsn);
+pub(super) type HandedOver = (String, String, String, i64, Interval, Option<String>, PgLsn);
 
 /// Hands a tenant to another backend. Waits at most `max_pause` for open transactions that have written the tenant; new
 /// writers are held meanwhile. One tenant a transaction.
@@ -52,7 +52,7 @@ fn cutover(
     let to = required(to_backend, "to_backend");
     let ready = required(require_ready, "require_ready");
     let patience = Patience::of(&required(max_pause, "max_pause"));
-    TableIterator::once(Order { tenant: &tenant, way: Way::To(to), ready, patience }.carry_out(&session))
+    TableIterator::once(Order { tenant: &tenant, way: Way::To(to), ready, patience, reason: None }.carry_out(&session))
 }
 
 /// Hands a tenant back to the backend that owned it before the last cutover. As cutover() to that backend otherwise.
@@ -73,10 +73,15 @@ fn rollback_cutover(
         name!(lsn, PgLsn),
     ),
 > {
+    TableIterator::once(hand_back(required(tenant, "tenant"), None))
+}
+
+/// Hands a tenant back, for a reason that the history shows.
+pub(super) fn hand_back(tenant: &str, reason: Option<&str>) -> HandedOver {
     let session = facts();
-    let tenant = canonical(&session, required(tenant, "tenant"));
+    let tenant = canonical(&session, tenant);
     let patience = Patience { pause: ROLLBACK_PAUSE, cancel_after: gucs::cancel_after() };
-    TableIterator::once(Order { tenant: &tenant, way: Way::Back, ready: true, patience }.carry_out(&session))
+    Order { tenant: &tenant, way: Way::Back, ready: true, patience, reason }.carry_out(&session)
 }
 
 /// Where a tenant goes.
@@ -117,6 +122,8 @@ struct Order<'a> {
     /// Whether readiness is required.
     ready: bool,
     patience: Patience,
+    /// Why, if it is said.
+    reason: Option<&'a str>,
 }
 
 /// What is left to do.
@@ -189,7 +196,7 @@ impl Order<'_> {
             paused: Some(paused),
             restore_point: restore_point.as_deref(),
             lsn: Some(lsn),
-            reason: None,
+            reason: self.reason,
             cancelled: had.cancelled.clone(),
         });
         // What is left by now is what later statements get.

@@ -137,15 +137,23 @@ pub fn error(
 
 /// Tells the client something about what it asked for, which succeeds.
 pub fn notice(message: impl Into<String>, detail: impl Into<String>, hint: &str) {
-    let mut report = ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, "holdfast");
-    let detail = detail.into();
+    tell(PgLogLevel::NOTICE, PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message.into(), detail.into(), hint);
+}
+
+/// Tells the client what came out otherwise than it asked for.
+pub fn warning(message: impl Into<String>, detail: impl Into<String>, hint: &str) {
+    tell(PgLogLevel::WARNING, PgSqlErrorCode::ERRCODE_WARNING, message.into(), detail.into(), hint);
+}
+
+fn tell(level: PgLogLevel, code: PgSqlErrorCode, message: String, detail: String, hint: &str) {
+    let mut report = ErrorReport::new(code, message, "holdfast");
     if !detail.is_empty() {
         report = report.set_detail(detail);
     }
     if !hint.is_empty() {
         report = report.set_hint(hint);
     }
-    report.report(PgLogLevel::NOTICE);
+    report.report(level);
 }
 
 /// An SQLSTATE as its five characters.

@@ -137,6 +137,10 @@ fn the_migration(cluster: &Cluster) -> Result<()> {
     dba.exec(&in_break_glass("UPDATE holdfast.migration SET ends_on = current_date - 3"))?;
     finds(&mut dba, "warning", "end_date_passed", "3 days ago")?;
     finds_no(&mut dba, "end_date_near")?;
+    dba.exec(&in_break_glass("UPDATE holdfast.migration SET ends_on = current_date - 1"))?;
+    finds(&mut dba, "warning", "end_date_passed", "yesterday")?;
+    dba.exec("SELECT holdfast.set_end_date(current_date + 1)")?;
+    finds(&mut dba, "notice", "end_date_near", "tomorrow")?;
     dba.exec(&in_break_glass("UPDATE holdfast.migration SET ends_on = NULL"))?;
     finds(&mut dba, "warning", "no_end_date", "no end date")
 }
@@ -340,7 +344,7 @@ fn events_that_wait(cluster: &mut Cluster) -> Result<()> {
         found = detail(&mut dba, "events_waiting")?;
         Ok(found.is_some())
     })?;
-    ensure!(found.is_some_and(|detail| detail.starts_with("1 events wait")));
+    ensure!(found.is_some_and(|detail| detail.starts_with("1 event waits to be stored")));
     locking.exec("ROLLBACK")?;
     dba.exec("SELECT holdfast.flush_events()")?;
     finds_no(&mut dba, "events_waiting")

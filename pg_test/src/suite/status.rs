@@ -81,7 +81,9 @@ fn the_end_date(cluster: &Cluster) -> Result<()> {
         (90, "90 days left"),
         (31, "31 days left"),
         (30, "ONLY 30 days left"),
+        (1, "ONLY 1 day left"),
         (0, "today"),
+        (-1, "1 day ago: IT SHOULD BE OVER"),
         (-5, "5 days ago: IT SHOULD BE OVER"),
     ];
     for (days, expected) in cases {

@@ -91,6 +91,10 @@ fn stops_itself(cluster: &Cluster, on_violation: &str) -> Result<()> {
     }
     if on_violation == "rollback" {
         scene.ensure_sound(7, "legacy")?;
+        let reason = "SELECT reason FROM holdfast.ownership_history WHERE action = 'rollback'";
+        let (history, log): (String, String) =
+            (dba.one(reason)?, dba.one("SELECT new ->> 'reason' FROM holdfast.policy_log WHERE what = 'rollback'")?);
+        ensure!(history == "wave \"w\" was halted: 3 refusals, 2 allowed" && log == history, "{history}, {log}");
     } else {
         is(&scene.legacy()?.refused(&write(7))?, NOT_OWNER)?;
         let reason: String = dba.one("SELECT freeze_reason FROM holdfast.tenants WHERE tenant = '7'")?;
@@ -106,6 +110,9 @@ fn stops_itself(cluster: &Cluster, on_violation: &str) -> Result<()> {
     ensure!(log(&mut dba)? == expected, "{}\nexpected:\n{expected}", log(&mut dba)?);
     let reason: String = dba.one("SELECT new ->> 'reason' FROM holdfast.policy_log WHERE what = 'wave halting'")?;
     ensure!(reason == "tenant \"7\": 3 refusals, 2 allowed", "{reason}");
+    let shown: String =
+        dba.one("SELECT reason FROM holdfast.waves WHERE wave = 'w' AND next_step LIKE '%wave_refusals'")?;
+    ensure!(shown == reason, "{shown}");
     let by: String = dba.one("SELECT application_name FROM holdfast.policy_log WHERE what = 'wave halted'")?;
     ensure!(by == "holdfast worker", "by {by}");
     let told = heard(&mut dba)?;

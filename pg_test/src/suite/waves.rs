@@ -173,7 +173,8 @@ fn each_tenant_is_committed(cluster: &Cluster) -> Result<()> {
     result?;
     let told: Vec<Refusal> = dba.notices();
     let warning = told.iter().find(|n| n.severity == "WARNING").with_context(|| format!("{told:?}"))?;
-    ensure!(warning.message.contains("1 tenants could not be moved"), "{warning:?}");
+    ensure!(warning.message.contains("1 tenant could not be moved"), "{warning:?}");
+    ensure!(warning.hint.as_deref().is_some_and(|hint| hint.contains("skip_tenant")), "{warning:?}");
     let detail = warning.detail.clone().unwrap_or_default();
     ensure!(detail.contains("3: tenant \"3\" could not be had") && detail.contains("pid"), "{warning:?}");
     let tries: i32 = observer.one("SELECT tries FROM holdfast.wave_tenants WHERE tenant = '3'")?;

@@ -7,7 +7,7 @@ pub(super) const CHECKS: &[Check] = &[
     check(
         Warning,
         "events_waiting",
-        "SELECT format('%s events wait to be stored, the oldest since %s.', waiting, date_trunc('second', oldest_at)),
+        "SELECT format('%s to be stored, the oldest since %s.', CASE waiting WHEN 1 THEN '1 event waits' ELSE waiting || ' events wait' END, date_trunc('second', oldest_at)),
              'See the server log, and pg_locks for who holds a lock on holdfast.event.'
          FROM holdfast.audit_health()
          WHERE clock_timestamp() - oldest_at > current_setting('holdfast.audit_timeout')::interval",

@@ -42,13 +42,15 @@ pub(super) const CHECKS: &[Check] = &[
     check(
         Notice,
         "end_date_near",
-        "SELECT format('The migration ends on %s, in %s days.', ends_on, ends_on - current_date), 'Plan what is left: SELECT * FROM holdfast.status;'
+        "SELECT format('The migration ends on %s, %s.', ends_on, CASE ends_on - current_date WHEN 0 THEN 'today' WHEN 1 THEN 'tomorrow'
+             ELSE format('in %s days', ends_on - current_date) END), 'Plan what is left: SELECT * FROM holdfast.status;'
          FROM holdfast.migration WHERE ends_on - current_date BETWEEN 0 AND 30 AND phase IN ('shared', 'single')",
     ),
     check(
         Warning,
         "end_date_passed",
-        "SELECT format('The migration should have ended on %s, %s days ago. The guard goes on.', ends_on, current_date - ends_on),
+        "SELECT format('The migration should have ended on %s, %s. The guard goes on.', ends_on, CASE current_date - ends_on WHEN 1 THEN 'yesterday'
+             ELSE format('%s days ago', current_date - ends_on) END),
              'Finish it with finish_migration(), or agree on another date: SELECT holdfast.set_end_date(...);'
          FROM holdfast.migration WHERE ends_on < current_date AND phase IN ('shared', 'single')",
     ),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{Wave, attempt, execute, fetch, not_now, required, tell};
 use crate::pg::audit::schedule;
 use crate::pg::locks::{self, Tag};
-use crate::pg::report::error;
+use crate::pg::report::{error, warning};
 use crate::pg::{handover, trigger};
 use crate::policy::waves::{self, Left, Next, NotNow, Pace, State, TRIES};
 
@@ -247,16 +247,16 @@ impl Run {
                 true
             }
             Next::LeaveToOthers => {
-                pgrx::notice!("wave \"{name}\": {untried} tenants are left to other sessions");
+                let are = if untried == 1 { "tenant is" } else { "tenants are" };
+                pgrx::notice!("wave \"{name}\": {untried} {are} left to other sessions");
                 false
             }
             Next::GiveUp => {
-                let problems = rest.problems.unwrap_or_default().join("\n");
-                pgrx::ereport!(
-                    pgrx::PgLogLevel::WARNING,
-                    PgSqlErrorCode::ERRCODE_WARNING,
-                    format!("wave \"{name}\": {waiting} tenants could not be moved"),
-                    format!("{problems}\nCALL run_wave again, or leave them out with skip_tenant.")
+                let tenants = if waiting == 1 { "tenant" } else { "tenants" };
+                warning(
+                    format!("wave \"{name}\": {waiting} {tenants} could not be moved"),
+                    rest.problems.unwrap_or_default().join("\n"),
+                    "CALL run_wave again, or leave them out with skip_tenant.",
                 );
                 false
             }
@@ -292,7 +292,7 @@ impl Run {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 format!("wave \"{name}\" is {state}"),
                 rest.reason.clone().unwrap_or_default(),
-                "See SELECT * FROM holdfast.wave_tenants;",
+                "See SELECT * FROM holdfast.wave_tenants; and, for what named no tenant, holdfast.wave_refusals.",
             ),
         }
     }

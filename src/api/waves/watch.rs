@@ -4,7 +4,7 @@
 use pgrx::{JsonB, PgSqlErrorCode, pg_extern, search_path};
 use serde::Deserialize;
 
-use super::super::{bounds, internal};
+use super::super::{bounds, cutover, internal};
 use super::{attempt, execute, fetch, tell};
 use crate::pg::report::error;
 use crate::policy::waves::{OnViolation, Outlook, State, Watched, Wrongs, watch};
@@ -174,7 +174,7 @@ fn deal_with_one(row: &Row) -> i64 {
 /// Why neither could be done.
 fn stop(row: &Row, tenant: &str, back: bool) -> Result<bool, String> {
     let closed = if back {
-        match attempt(PAUSE, || still_its(row, tenant, hand_back(tenant))) {
+        match attempt(PAUSE, || still_its(row, tenant, hand_back(row, tenant))) {
             Ok(()) => return Ok(true),
             Err(problem) if problem.busy => return Err(problem.told),
             // Its previous owner may have been retired meanwhile. That is no reason to let the client go on.
@@ -191,8 +191,16 @@ fn stop(row: &Row, tenant: &str, back: bool) -> Result<bool, String> {
 }
 
 /// From whom it was taken.
-fn hand_back(tenant: &str) -> Option<String> {
-    fetch::<String>("SELECT from_backend FROM holdfast.rollback_cutover($1)", &[tenant.into()])
+fn hand_back(row: &Row, tenant: &str) -> Option<String> {
+    let (_, from, ..) = cutover::hand_back(tenant, Some(bounds::cut(&halted_for(row, tenant))));
+    Some(from)
+}
+
+/// Why the wave was halted, as far as this tenant had to do with it.
+fn halted_for(row: &Row, tenant: &str) -> String {
+    let problem = "SELECT problem FROM holdfast.wave_tenant WHERE wave_id = $1 AND tenant = $2";
+    let problem = fetch::<String>(problem, &[row.id.into(), tenant.into()]).unwrap_or_default();
+    format!("wave \"{}\" was halted: {problem}", row.wave)
 }
 
 /// Under the tenant's lock it is certain whose it was; if it has been somebody else's meanwhile, what was done is taken back, and the
@@ -215,9 +223,7 @@ fn freeze(row: &Row, tenant: &str, closed: Option<&str>) {
     if fetch::<bool>(frozen, &[tenant.into()]) == Some(true) {
         return;
     }
-    let problem = "SELECT problem FROM holdfast.wave_tenant WHERE wave_id = $1 AND tenant = $2";
-    let problem = fetch::<String>(problem, &[row.id.into(), tenant.into()]).unwrap_or_default();
     let back = closed.map_or(String::new(), |why| format!("; it could not be handed back: {why}"));
-    let reason = format!("wave \"{}\" was halted: {problem}{back}", row.wave);
+    let reason = halted_for(row, tenant) + &back;
     execute("SELECT holdfast.freeze($1, $2)", &[tenant.into(), bounds::cut(&reason).into()]);
 }
