@@ -78,7 +78,8 @@ impl Handover {
         match self {
             Handover::Cutover => format!("SELECT holdfast.cutover('{tenant}', 'rebuilt', max_pause => '1 min')"),
             Handover::Rollback => format!("SELECT holdfast.rollback_cutover('{tenant}')"),
-            Handover::Wave => format!("CALL holdfast.run_wave('{tenant}')"),
+            // It is called like its first tenant, as far as a name may be as long.
+            Handover::Wave => format!("CALL holdfast.run_wave(left('{tenant}', 200))"),
         }
     }
 }

@@ -60,9 +60,9 @@ pub struct Wave<'a> {
 impl Wave<'_> {
     /// Plans it.
     pub fn add<'a>(stage: &'a TwoBackends, first: &'a str, second: &str) -> Result<Wave<'a>> {
-        let sql = "SELECT holdfast.add_wave($1, ARRAY[$1, $2], soak => '1 hour', max_refusals => 1000000, max_pause => '1 min')";
+        let sql = "SELECT holdfast.add_wave(left($1, 200), ARRAY[$1, $2], soak => '1 hour', max_refusals => 1000000, max_pause => '1 min')";
         stage.operator()?.execute(sql, &[&first, &second])?;
-        Ok(Wave { stage, name: first })
+        Ok(Wave { stage, name: first.get(..200).unwrap_or(first) })
     }
 
     /// It says that a tenant has moved where it has, and wants to be run again.
