@@ -125,9 +125,18 @@ impl Server {
 
     fn kill9(&mut self) -> Result<()> {
         let postmaster = self.pid();
+        // As when a machine fails: nobody goes on while others are gone. A session that notices the postmaster's end gives its locks
+        // to others.
+        let runs = self.child.try_wait()?.is_none();
+        if runs {
+            kill(postmaster, Signal::SIGSTOP).context("stopping the postmaster")?;
+        }
         let sessions = children(postmaster)?;
+        for pid in &sessions {
+            let _ = kill(*pid, Signal::SIGSTOP);
+        }
         // The postmaster first, so that it can't react to the loss of its children.
-        if self.child.try_wait()?.is_none() {
+        if runs {
             kill(postmaster, Signal::SIGKILL).context("killing the postmaster")?;
             self.child.wait()?;
         }

@@ -227,6 +227,7 @@ impl Essentials<'_> {
             rule.backend == backend
                 && rule.application_name.is_none()
                 && here(&rule.database)
+                && !rule.left_behind
                 && rule.role.as_deref() != Some("")
         });
         if let Some(rule) = rules {

@@ -9,8 +9,8 @@ use crate::cluster::{Cluster, Shutdown};
 use crate::pending::Pending;
 use crate::wait::eventually;
 
-/// How long a statement or an idle transaction may take where a timeout ends it: enough to get to its step.
-const TIMEOUT: &str = "2s";
+/// How long a statement or an idle transaction may take where a timeout ends it: enough to get to its step, and less than a rollback waits.
+const TIMEOUT: &str = "1200ms";
 
 /// A failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
