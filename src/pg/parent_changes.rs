@@ -14,7 +14,7 @@ use super::locks::{self, Patience, Tag};
 use super::process::process_local;
 use super::session::{self, Session};
 use super::shared::Region;
-use super::{children, gucs, report};
+use super::{gucs, report};
 use crate::policy::backend::Trust;
 use crate::policy::mode::Mode;
 use crate::policy::rules::Rule;
@@ -116,10 +116,7 @@ pub fn has_removed_of_several() -> bool {
 
 /// This transaction removes a tenant's parent, or takes its key from it.
 pub fn remove(tenant: Vec<u8>) {
-    if !has_changed() {
-        note(Change::Removed);
-        children::doubt();
-    }
+    note(Change::Removed);
     let mut removed = REMOVED.borrow_mut();
     *removed = match &*removed {
         Removed::Nothing => Removed::Of(tenant),

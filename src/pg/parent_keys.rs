@@ -27,6 +27,8 @@ pub struct ParentKeys {
 impl ParentKeys {
     /// Not asked for yet.
     pub const UNKNOWN: ParentKeys = ParentKeys { parts: ptr::null(), count: 0 };
+    /// None.
+    pub const NONE: ParentKeys = ParentKeys { parts: ptr::NonNull::dangling().as_ptr(), count: 0 };
 
     /// Whether somebody has asked.
     pub fn are_known(&self) -> bool {
@@ -38,23 +40,23 @@ impl ParentKeys {
     /// # Safety
     /// A trigger's data, of an event UPDATE.
     pub unsafe fn find(data: &pg_sys::TriggerData, memory: pg_sys::MemoryContext) -> ParentKeys {
-        let mut parts = Vec::new();
         // SAFETY: the trigger manager gives an open relation, whose columns these are.
         unsafe {
-            if may_change_keys(data) {
-                let keys = keys(data.tg_relation);
-                let mut member = pg_sys::bms_next_member(keys, -1);
-                while member >= 0 {
-                    let attnum = member + pg_sys::FirstLowInvalidHeapAttributeNumber;
-                    let of = pg_sys::get_atttype((*data.tg_relation).rd_id, attnum as pg_sys::AttrNumber);
-                    let mut part = KeyPart { attnum, length: 0, by_value: false };
-                    pg_sys::get_typlenbyval(of, &mut part.length, &mut part.by_value);
-                    parts.push(part);
-                    member = pg_sys::bms_next_member(keys, member);
-                }
+            if !may_change_keys(data) {
+                return ParentKeys::NONE;
             }
-            // Not null, even for none.
-            let place = pg_sys::MemoryContextAlloc(memory, (parts.len() + 1) * size_of::<KeyPart>()).cast::<KeyPart>();
+            let keys = keys(data.tg_relation);
+            let mut parts = Vec::new();
+            let mut member = pg_sys::bms_next_member(keys, -1);
+            while member >= 0 {
+                let attnum = member + pg_sys::FirstLowInvalidHeapAttributeNumber;
+                let of = pg_sys::get_atttype((*data.tg_relation).rd_id, attnum as pg_sys::AttrNumber);
+                let mut part = KeyPart { attnum, length: 0, by_value: false };
+                pg_sys::get_typlenbyval(of, &mut part.length, &mut part.by_value);
+                parts.push(part);
+                member = pg_sys::bms_next_member(keys, member);
+            }
+            let place = pg_sys::MemoryContextAlloc(memory, parts.len() * size_of::<KeyPart>()).cast::<KeyPart>();
             ptr::copy_nonoverlapping(parts.as_ptr(), place, parts.len());
             ParentKeys { parts: place, count: parts.len() }
         }

@@ -151,11 +151,15 @@ unsafe extern "C-unwind" fn prepare(fcinfo: pg_sys::FunctionCallInfo) -> *mut Ro
     let oid = unsafe { (*data.tg_relation).rd_id };
     let statement = STATEMENTS.get() + 1;
     STATEMENTS.set(statement);
-    let guard = RowGuard::new(statement, oid);
-    // SAFETY: the trigger manager gives an open relation.
-    if guard.is_parent && unsafe { may_lose_parents(data) } {
-        parent_changes::note(Change::Removed);
-        children::doubt();
+    let mut guard = RowGuard::new(statement, oid);
+    if guard.is_parent {
+        // SAFETY: the trigger manager gives an open relation.
+        if unsafe { may_lose_parents(data) } {
+            parent_changes::note(Change::Removed);
+            children::doubt();
+        } else if data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_UPDATE {
+            guard.keys = ParentKeys::NONE;
+        }
     }
     // SAFETY: fn_mcxt is where a function keeps what should live as long as its call site.
     unsafe {
@@ -317,10 +321,16 @@ unsafe extern "C-unwind" fn note_parent(fcinfo: pg_sys::FunctionCallInfo) {
             Whose::Everybodys | Whose::Nobodys => Vec::new(),
         }
     };
+    let remove = |tenant| {
+        if !parent_changes::has_changed() {
+            children::doubt();
+        }
+        parent_changes::remove(tenant);
+    };
     let (row, new) = (data.tg_trigslot, data.tg_newslot);
     match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
         pg_sys::TRIGGER_EVENT_INSERT => parent_changes::give(&tenant_of(row)),
-        pg_sys::TRIGGER_EVENT_DELETE => parent_changes::remove(tenant_of(row)),
+        pg_sys::TRIGGER_EVENT_DELETE => remove(tenant_of(row)),
         _ => {
             if !guard.keys.are_known() {
                 // SAFETY: an UPDATE's data; fn_mcxt is where a function keeps what should live as long as its call site.
@@ -332,7 +342,7 @@ unsafe extern "C-unwind" fn note_parent(fcinfo: pg_sys::FunctionCallInfo) {
                 children::doubt();
             // SAFETY: the slots are the trigger's.
             } else if !unsafe { guard.keys.stay(row, new) } {
-                parent_changes::remove(before);
+                remove(before);
                 parent_changes::give(&after);
             }
         }

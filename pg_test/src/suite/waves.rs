@@ -260,6 +260,8 @@ fn nobody_moves_after_abort(cluster: &Cluster) -> Result<()> {
     let (_, refusal) = running.finish_refused()?;
     ensure!(refusal.code == "55000" && refusal.message.contains("aborted"), "{refusal:?}");
     ensure!(tenants(&mut dba, "w", "moved")? == 2);
+    let told: String = dba.one("SELECT value FROM holdfast.status WHERE item = 'waves'")?;
+    ensure!(told.contains("1 aborted"), "{told}");
     scene.ensure_sound(3, "legacy")
 }
 
